@@ -1,0 +1,1 @@
+//! Micro-benchmarks, and the load test that measures a running sidecar.

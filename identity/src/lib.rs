@@ -1,0 +1,1 @@
+//! SPIFFE IDs and trust domains: who a workload is. Pure: no I/O, no TLS.

@@ -1,0 +1,1 @@
+//! The policy enforcement point: the data plane of the sidecar and its command line.
