@@ -1,0 +1,1 @@
+//! The command that `wayleave dev` starts and watches.

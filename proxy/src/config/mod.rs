@@ -1,0 +1,183 @@
+//! The sidecar's configuration: one YAML file, read once into one validated [`Config`].
+//!
+//! What the rest of the proxy gets is typed, complete and checked: defaults are filled in,
+//! relative paths are resolved against the file's folder, ranges hold. It refuses to guess:
+//! an unknown key, a value out of range or a missing one is an error with its place, and all
+//! the errors of a file are told together.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything `wayleave run` needs to know, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the sidecar's SVID, its key and its trust bundle come from.
+    pub identity: IdentityConfig,
+    /// Where the policies are.
+    pub policies: PoliciesConfig,
+    /// The listeners that callers reach; at least one, with distinct names and addresses.
+    pub inbound: Vec<InboundConfig>,
+    /// The admin listener.
+    pub admin: AdminConfig,
+    /// What is logged, and where decisions are recorded.
+    pub log: LogConfig,
+    /// How many workers serve calls.
+    pub runtime: RuntimeConfig,
+    /// How long calls in flight may take to finish after SIGTERM; 0 s to 1 h, 30 s by default.
+    pub drain_timeout: Duration,
+}
+
+/// The source of the sidecar's own identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityConfig {
+    /// PEM files, read again when they change.
+    Files(FilesConfig),
+}
+
+/// The three PEM files of a file-based identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// The X509-SVID, leaf first.
+    pub svid: PathBuf,
+    /// The private key of the leaf, PKCS#8.
+    pub key: PathBuf,
+    /// The authorities of the SVID's own trust domain.
+    pub bundle: PathBuf,
+}
+
+/// Where the policies are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoliciesConfig {
+    /// Cedar files, and folders whose `*.cedar` files are read; at least one.
+    pub paths: Vec<PathBuf>,
+}
+
+/// One listener towards the workload: who may reach which service through it, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundConfig {
+    /// The listener's name in logs and metrics: 1 to 63 of `a-z`, `0-9`, `-` and `_`.
+    pub name: Arc<str>,
+    /// The address to bind; port 0 asks the kernel for a free port.
+    pub listen: SocketAddr,
+    /// The Cedar `Service` that stands behind this listener.
+    pub service: Arc<str>,
+    /// Host names served here, in lower case and without a port; empty serves every host.
+    pub hosts: Vec<String>,
+    /// The workload.
+    pub upstream: UpstreamConfig,
+    /// What one peer may hold or take.
+    pub limits: LimitsConfig,
+    /// Whether a denied caller is told the policy's `@reason`; `false` by default.
+    pub show_reason: bool,
+}
+
+/// Where allowed calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Host name or IP address, and port.
+    pub address: HostPort,
+    /// What the upstream speaks, without TLS; HTTP/1.1 by default.
+    pub protocol: UpstreamProtocol,
+    /// How long a connection attempt may take; 1 ms to 5 min, 5 s by default.
+    pub connect_timeout: Duration,
+    /// How long the upstream may take until its response head; 1 ms to 1 h, 60 s by default.
+    pub response_timeout: Duration,
+    /// How long an idle connection is kept for reuse; 1 ms to 1 h, 60 s by default.
+    pub pool_idle_timeout: Duration,
+    /// Idle connections kept by each worker; 0 to 10,000, 64 by default.
+    pub pool_max_idle: usize,
+}
+
+/// The protocol spoken towards an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge (h2c).
+    Http2,
+}
+
+/// A host name or an IP address, with a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// A DNS name in lower case, or an IP address; IPv6 without brackets.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+/// What one listener accepts before it answers with a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections open at once; 1 to 1,000,000, 10,000 by default.
+    pub max_connections: usize,
+    /// Bytes of a request's head; 8 KiB to 1 MiB, 32 KiB by default.
+    pub max_header_bytes: usize,
+    /// Time to send a request's head; 100 ms to 5 min, 10 s by default.
+    pub header_timeout: Duration,
+    /// Time to finish the TLS handshake; 100 ms to 5 min, 10 s by default.
+    pub handshake_timeout: Duration,
+    /// HTTP/2 streams open at once on one connection; 1 to 10,000, 128 by default.
+    pub max_concurrent_streams: u32,
+    /// Time a connection may stay without a request; 1 s to 24 h, 300 s by default.
+    pub idle_timeout: Duration,
+}
+
+/// The admin listener: health, metrics and recent decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// A loopback address unless remote access was asked for; 127.0.0.1:15000 by default.
+    pub listen: SocketAddr,
+}
+
+/// What is logged, and where decisions are recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least severe level that is logged; `info` by default.
+    pub level: tracing::Level,
+    /// The shape of log lines; JSON by default.
+    pub format: LogFormat,
+    /// Where decision records go; standard output by default.
+    pub decisions: DecisionSink,
+}
+
+/// The shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line each.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where decision records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecisionSink {
+    /// Standard output, one record a line.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to this file, one record a line.
+    File(PathBuf),
+}
+
+/// How many workers serve calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Threads that serve calls, each on a runtime of its own; 1 to 256, 1 by default.
+    pub workers: NonZeroUsize,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
