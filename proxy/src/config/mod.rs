@@ -5,12 +5,26 @@
 //! an unknown key, a value out of range or a missing one is an error with its place, and all
 //! the errors of a file are told together.
 
+mod defaults;
+mod load;
+mod problem;
+mod raw;
+mod reader;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod validate;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use load::{load, parse};
+pub use problem::{ConfigErrors, Problem};
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]

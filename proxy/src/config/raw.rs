@@ -1,0 +1,105 @@
+//! The shape of the file: which keys there are, and where.
+//!
+//! These structs say nothing of types, ranges or defaults; every leaf is the [`Field`] that names
+//! its node, and `validate` makes a [`Config`](super::Config) of them. A key that is not named
+//! here is a mistake.
+
+use serde::Deserialize;
+
+use super::tree::NodeId;
+
+/// A leaf: the node that holds its value.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Field(pub(super) NodeId);
+
+/// A group of keys, with the node that holds it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Section<T>(pub(super) NodeId, pub(super) T);
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) identity: Option<Section<RawIdentity>>,
+    pub(super) policies: Option<Section<RawPolicies>>,
+    pub(super) inbound: Option<Section<Vec<Section<RawInbound>>>>,
+    pub(super) admin: Option<Section<RawAdmin>>,
+    pub(super) log: Option<Section<RawLog>>,
+    pub(super) runtime: Option<Section<RawRuntime>>,
+    pub(super) drain_timeout: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIdentity {
+    pub(super) files: Option<Section<RawFiles>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFiles {
+    pub(super) svid: Option<Field>,
+    pub(super) key: Option<Field>,
+    pub(super) bundle: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicies {
+    pub(super) paths: Option<Section<Vec<Field>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInbound {
+    pub(super) name: Option<Field>,
+    pub(super) listen: Option<Field>,
+    pub(super) service: Option<Field>,
+    pub(super) hosts: Option<Section<Vec<Field>>>,
+    pub(super) upstream: Option<Section<RawUpstream>>,
+    pub(super) limits: Option<Section<RawLimits>>,
+    pub(super) show_reason: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    pub(super) address: Option<Field>,
+    pub(super) protocol: Option<Field>,
+    pub(super) connect_timeout: Option<Field>,
+    pub(super) response_timeout: Option<Field>,
+    pub(super) pool_idle_timeout: Option<Field>,
+    pub(super) pool_max_idle: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) max_connections: Option<Field>,
+    pub(super) max_header_bytes: Option<Field>,
+    pub(super) header_timeout: Option<Field>,
+    pub(super) handshake_timeout: Option<Field>,
+    pub(super) max_concurrent_streams: Option<Field>,
+    pub(super) idle_timeout: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Option<Field>,
+    pub(super) allow_remote: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) level: Option<Field>,
+    pub(super) format: Option<Field>,
+    pub(super) decisions: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRuntime {
+    pub(super) workers: Option<Field>,
+}

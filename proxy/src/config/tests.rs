@@ -1,0 +1,438 @@
+//! Whole files: what a good one becomes, and what is said of a bad one.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
+
+const MINIMAL: &str = "\
+identity:
+  files:
+    svid: svid.pem
+    key: key.pem
+    bundle: bundle.pem
+policies:
+  paths: [policies]
+inbound:
+  - name: orders
+    listen: 127.0.0.1:8443
+    service: orders
+    upstream:
+      address: 127.0.0.1:8080
+";
+
+fn read(text: &str) -> Result<Config, ConfigErrors> {
+    parse("w.yaml", text, Path::new("/etc/w"))
+}
+
+fn errors(text: &str) -> Vec<String> {
+    read(text)
+        .map(|config| panic!("accepted as {config:?}"))
+        .unwrap_or_else(|errors| errors.problems().iter().map(Problem::one_line).collect())
+}
+
+/// `MINIMAL` with one piece of text replaced by another.
+fn with(from: &str, to: &str) -> String {
+    assert!(MINIMAL.contains(from), "{from}");
+    MINIMAL.replacen(from, to, 1)
+}
+
+#[test]
+fn a_minimal_file_gets_the_documented_defaults() {
+    let config = read(MINIMAL).unwrap();
+    let IdentityConfig::Files(files) = &config.identity;
+    assert_eq!(files.svid, Path::new("/etc/w/svid.pem"));
+    assert_eq!(config.policies.paths, [Path::new("/etc/w/policies")]);
+    assert_eq!(config.inbound[0].limits, LimitsConfig::default());
+    assert_eq!(config.inbound[0].hosts, Vec::<String>::new());
+    assert!(!config.inbound[0].show_reason);
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:15000");
+    assert_eq!(config.log.level, tracing::Level::INFO);
+    assert_eq!(config.log.decisions, DecisionSink::Stdout);
+    assert_eq!(config.runtime.workers.get(), 1);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    let whole = read(&yaml_blocks()[1]).unwrap();
+    let minimal = read(MINIMAL).unwrap();
+    assert_eq!(whole.inbound[0].limits, minimal.inbound[0].limits);
+    let address = whole.inbound[0].upstream.address.clone();
+    assert_eq!(whole.inbound[0].upstream, UpstreamConfig::at(address));
+    assert_eq!(whole.admin, minimal.admin);
+    assert_eq!(whole.log, minimal.log);
+    assert_eq!(whole.runtime, minimal.runtime);
+    assert_eq!(whole.drain_timeout, minimal.drain_timeout);
+}
+
+#[test]
+fn every_yaml_block_of_the_document_loads() {
+    let blocks = yaml_blocks();
+    assert!(blocks.len() >= 6, "{}", blocks.len());
+    for block in blocks {
+        if let Err(errors) = read(&completed(&block)) {
+            panic!("{errors}\n{block}");
+        }
+    }
+}
+
+fn yaml_blocks() -> Vec<String> {
+    DOCUMENT
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// The block, and those top-level parts of the minimal file that it does not have.
+fn completed(block: &str) -> String {
+    let has = |key: &str| block.lines().any(|line| line.starts_with(key));
+    let mut text = block.to_owned();
+    let mut wanted = false;
+    for line in MINIMAL.lines() {
+        if !line.starts_with(' ') {
+            wanted = !has(line);
+        }
+        if wanted {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place_and_its_remedy() {
+    let table: &[(&str, &str, &str)] = &[
+        (
+            "name: orders",
+            "nmae: orders",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, upstream, limits, show_reason",
+        ),
+        (
+            "name: orders",
+            "name: Orders!",
+            "w.yaml:9:11: `inbound[0].name`: `Orders!` is not a listener name; expected 1 to 63 of `a-z`, `0-9`, `-` and `_`",
+        ),
+        (
+            "listen: 127.0.0.1:8443",
+            "listen: :8443",
+            "w.yaml:10:13: `inbound[0].listen`: `:8443` is not an address to listen on; write `0.0.0.0:8443` for every interface, or `127.0.0.1:8443` for this machine only",
+        ),
+        (
+            "listen: 127.0.0.1:8443",
+            "listen: localhost:8443",
+            "w.yaml:10:13: `inbound[0].listen`: `localhost:8443` is not an address to listen on; expected an IP address and a port, such as `127.0.0.1:8443` or `[::1]:8443`",
+        ),
+        (
+            "listen: 127.0.0.1:8443",
+            "listen:",
+            "w.yaml:10:5: `inbound[0].listen`: has no value; expected an IP address and a port, such as `127.0.0.1:8443` or `[::1]:8443`",
+        ),
+        (
+            "    listen: 127.0.0.1:8443\n",
+            "",
+            "w.yaml:9:5: the key `listen` is missing in `inbound[0]`",
+        ),
+        (
+            "      address: 127.0.0.1:8080",
+            "      protocol: http1",
+            "w.yaml:12:5: the key `address` is missing in `inbound[0].upstream`",
+        ),
+        (
+            "  files:\n    svid: svid.pem\n    key: key.pem\n    bundle: bundle.pem\n",
+            "  fles: {}\n",
+            "w.yaml:2:3: unknown key `fles` in `identity`; did you mean `files`? allowed here: files",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: http://127.0.0.1:8080",
+            "w.yaml:13:16: `inbound[0].upstream.address`: `http://127.0.0.1:8080` is not an address; leave the scheme and the path out; `protocol` says what the upstream speaks",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: localhost:8443",
+            "w.yaml:13:16: `inbound[0].upstream.address`: `localhost:8443` is the listener's own address, so calls would go in circles; name the address that the workload listens on",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n      protocol: htttp2",
+            "w.yaml:14:17: `inbound[0].upstream.protocol`: `htttp2` is not known here; did you mean `http2`? expected one of: http1, http2",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n      connect_timeout: 30",
+            "w.yaml:14:24: `inbound[0].upstream.connect_timeout`: `30` has no unit; expected a duration from 1ms to 5m, such as `500ms`, `30s` or `5m`",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n      connect_timeout: 6m",
+            "w.yaml:14:24: `inbound[0].upstream.connect_timeout`: `6m` is out of range; expected a duration from 1ms to 5m, such as `500ms`, `30s` or `5m`",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    limits: {max_header_bytes: 4KiB}",
+            "w.yaml:14:32: `inbound[0].limits.max_header_bytes`: `4KiB` is out of range; expected a size from 8KiB to 1MiB, such as `32KiB` or `65536`",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    limits: 10",
+            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    show_reason: yes",
+            "w.yaml:14:18: `inbound[0].show_reason`: expected `true` or `false`, found the text `yes`",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    hosts: [A.b, a.B]",
+            "w.yaml:14:18: `inbound[0].hosts[1]`: this host is in the list already; keep one of the two",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    hosts: ['*.b']",
+            "w.yaml:14:13: `inbound[0].hosts[0]`: `*.b` is not a host name; wildcards are not supported; leave `hosts` out to serve every host",
+        ),
+        (
+            "paths: [policies]",
+            "paths: []",
+            "w.yaml:7:3: `policies.paths`: the list is empty; name at least one policy file or folder",
+        ),
+        (
+            "paths: [policies]",
+            "paths: policies",
+            "w.yaml:7:10: `policies.paths`: expected a list, found text; begin each item with `- ` on a line",
+        ),
+        (
+            "key: key.pem",
+            "key: ~/key.pem",
+            "w.yaml:4:10: `identity.files.key`: `~/key.pem` is not a path; `~` is not expanded; write the folder out",
+        ),
+        (
+            "key: key.pem",
+            "key: [key.pem]",
+            "w.yaml:4:10: `identity.files.key`: expected a path, found a list",
+        ),
+        (
+            "key: key.pem",
+            "key: key.pem\n    key: other.pem",
+            "w.yaml:5:5: key `key` is given twice; keep one of the two",
+        ),
+        (
+            "policies:",
+            "admin: {listen: 0.0.0.0:15000}\npolicies:",
+            "w.yaml:6:17: `admin.listen`: `0.0.0.0:15000` is reachable from other machines; use a loopback address such as `127.0.0.1:15000`, or set `admin.allow_remote: true` and keep others out by other means",
+        ),
+        (
+            "policies:",
+            "admin: {listen: 127.0.0.1:8443}\npolicies:",
+            "w.yaml:6:17: `admin.listen`: the admin listener and the listener `orders` both want port 8443; give the two different ports",
+        ),
+        (
+            "listen: 127.0.0.1:8443",
+            "listen: 0.0.0.0:15000",
+            "w.yaml:10:13: `inbound[0].listen`: the admin listener and the listener `orders` both want port 15000; give the two different ports",
+        ),
+        (
+            "policies:",
+            "log: {decisions: stdot}\npolicies:",
+            "w.yaml:6:18: `log.decisions`: `stdot` is not a place for decisions; expected `stdout`, `off` or `file:` and a path, such as `file:/var/log/decisions.jsonl`",
+        ),
+        (
+            "policies:",
+            "log: {level: warning}\npolicies:",
+            "w.yaml:6:14: `log.level`: `warning` is not known here; expected one of: error, warn, info, debug, trace",
+        ),
+        (
+            "policies:",
+            "runtime: {workers: 0}\npolicies:",
+            "w.yaml:6:20: `runtime.workers`: `0` is out of range; expected a whole number from 1 to 256",
+        ),
+        (
+            "policies:",
+            "runtime: {workers: two}\npolicies:",
+            "w.yaml:6:20: `runtime.workers`: expected a whole number from 1 to 256, found the text `two`",
+        ),
+        (
+            "policies:",
+            "<<: {a: 1}\npolicies:",
+            "w.yaml:6:1: merge keys (`<<`) are not supported; write the keys out, or use an anchor for a whole value",
+        ),
+        (
+            "policies:",
+            "---\npolicies:",
+            "w.yaml:7:1: a second YAML document begins here; keep one document a file",
+        ),
+        (
+            "policies:",
+            "drain_timeout: [\npolicies:",
+            "w.yaml:8:8: not valid YAML: ",
+        ),
+    ];
+    for (from, to, expected) in table {
+        let told = errors(&with(from, to)).join("\n");
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_together_and_in_order() {
+    let text = "\
+identity:
+  files:
+    svid: svid.pem
+    kee: key.pem
+polices: []
+inbound:
+  - name: a
+    listen: nowhere
+    service: orders
+    upstream: {address: a, connect_timeout: 5}
+  - name: a
+    listen: 127.0.0.1:1
+    service: orders
+    upstream: {address: 'a:1'}
+    limits: {max_connections: -1}
+runtime: {workers: 1000}
+drain_timeout: forever
+";
+    let told = errors(text);
+    let places: Vec<&str> = told
+        .iter()
+        .map(|line| line.split(": ").next().unwrap())
+        .collect();
+    let expected = [
+        "w.yaml:1:1", // policies is missing
+        "w.yaml:2:3", // key is missing
+        "w.yaml:2:3", // bundle is missing
+        "w.yaml:4:5",
+        "w.yaml:5:1",
+        "w.yaml:8:13",
+        "w.yaml:10:25",
+        "w.yaml:10:45",
+        "w.yaml:15:31",
+        "w.yaml:16:20",
+        "w.yaml:17:16",
+    ];
+    assert_eq!(places, expected, "{told:#?}");
+}
+
+#[test]
+fn listeners_have_their_own_names_and_ports() {
+    let second = [
+        "  - name: orders",
+        "    listen: 0.0.0.0:8443",
+        "    service: other",
+        "    upstream: {address: '127.0.0.1:1'}",
+    ]
+    .join("\n");
+    let told = errors(&format!("{MINIMAL}{second}"));
+    assert_eq!(
+        told,
+        [
+            "w.yaml:14:11: `inbound[1].name`: a listener named `orders` exists already; give each listener its own name",
+            "w.yaml:15:13: `inbound[1].listen`: `0.0.0.0:8443` is taken by the listener `orders`; give each listener its own port",
+        ]
+    );
+}
+
+#[test]
+fn admin_may_be_remote_when_that_is_asked_for() {
+    let text = format!("{MINIMAL}admin: {{listen: '0.0.0.0:15000', allow_remote: true}}\n");
+    assert_eq!(read(&text).unwrap().admin.listen.port(), 15_000);
+}
+
+#[test]
+fn anchors_and_aliases_name_the_place_of_use() {
+    let text = with("key: key.pem", "key: &k key.pem").replace("bundle.pem", "*k");
+    let IdentityConfig::Files(files) = read(&text).unwrap().identity;
+    assert_eq!(files.key, files.bundle);
+    let text = with("svid.pem", "&k '~'").replace("bundle.pem", "*k");
+    let told = errors(&text);
+    assert!(told[1].starts_with("w.yaml:5:13: "), "{told:?}");
+}
+
+#[test]
+fn an_empty_file_misses_every_required_part() {
+    for text in ["", "\n# nothing\n", "~"] {
+        assert_eq!(errors(text).len(), 3, "{text:?}");
+    }
+}
+
+#[test]
+fn hostile_documents_are_refused_quickly() {
+    let deep = format!("a: {}", "[".repeat(10_000));
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
+    let wide = "a: 1\n".repeat(100_000);
+    for text in [deep.as_str(), bomb, wide.as_str(), "\u{1b}[31m: 1", "\u{0}"] {
+        let told = errors(text).join("\n");
+        assert!(!told.contains('\u{1b}'), "{told}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_one_clear_line() {
+    let told = load(Path::new("/nonexistent/w.yaml"))
+        .unwrap_err()
+        .to_string();
+    assert!(told.starts_with("/nonexistent/w.yaml: cannot read the configuration: "));
+    assert!(told.ends_with("; name an existing file with `--config`"));
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.yaml");
+    std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("UTF-8"));
+    std::fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("below 1 MiB"));
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.yaml");
+    std::fs::write(&path, MINIMAL).unwrap();
+    let config = load(&path).unwrap();
+    assert_eq!(config.policies.paths, [folder.path().join("policies")]);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn yaml_like_text_never_panics(text in "([a-z]{1,3}|[ \\n:\\-\\[\\]{}&*!|>'\"#?,é\\t]|inbound|limits){0,60}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics(at in 0..MINIMAL.len(), len in 0..20_usize, with in "\\PC{0,8}") {
+        let mut text = MINIMAL.to_owned();
+        let end = (at + len).min(text.len());
+        text.replace_range(at..end, &with);
+        let _ = read(&text).map_err(|errors| errors.to_string());
+    }
+
+    #[test]
+    fn every_problem_of_a_damaged_file_has_a_place(at in 0..MINIMAL.len(), with in "[\\PC\\n]{1,8}") {
+        let mut text = MINIMAL.to_owned();
+        text.insert_str(at, &with);
+        if let Err(errors) = read(&text) {
+            for problem in errors.problems() {
+                prop_assert!(problem.line().is_some() && problem.column().is_some(), "{problem}");
+            }
+        }
+    }
+}
