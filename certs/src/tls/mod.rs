@@ -1,0 +1,13 @@
+//! TLS 1.3 with mutual authentication by X509-SVIDs, and nothing else.
+//!
+//! TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
+//! the revocation of the SVID that it was given for.
+
+mod client_verifier;
+mod handshake_error;
+mod provider;
+mod server;
+
+pub use handshake_error::HandshakeError;
+pub use provider::crypto_provider;
+pub use server::{ServerTls, ServerTlsOptions};

@@ -1,0 +1,153 @@
+//! The server's side of a handshake: from a byte stream to a verified [`Peer`].
+
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
+use super::handshake_error::HandshakeError;
+use super::provider::{crypto_provider, group_name, is_post_quantum, post_quantum_provider};
+use crate::verify::Verified;
+use crate::{Alpn, Identity, IdentityReader, Peer, TlsInfo};
+
+/// What a listener may choose about its TLS.
+#[derive(Debug, Clone)]
+pub struct ServerTlsOptions {
+    /// The application protocols, preferred first.
+    pub alpn: Vec<Alpn>,
+    /// Whether to refuse a key exchange that a quantum computer could break.
+    pub require_post_quantum: bool,
+}
+
+impl Default for ServerTlsOptions {
+    fn default() -> Self {
+        Self {
+            alpn: vec![Alpn::Http2, Alpn::Http1],
+            require_post_quantum: false,
+        }
+    }
+}
+
+/// Accepts connections with our current SVID and verifies who calls.
+#[derive(Debug)]
+pub struct ServerTls {
+    reader: IdentityReader,
+    options: ServerTlsOptions,
+    prepared: ArcSwapOption<Prepared>,
+}
+
+/// The rustls configuration for one snapshot of the identity.
+#[derive(Debug)]
+struct Prepared {
+    identity: Arc<Identity>,
+    config: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Serves with whatever identity is current at each handshake.
+    #[must_use]
+    pub fn new(reader: IdentityReader, options: ServerTlsOptions) -> Self {
+        Self {
+            reader,
+            options,
+            prepared: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Runs the handshake and returns the stream with the peer that it proved.
+    ///
+    /// Sets no time limit; the caller does.
+    ///
+    /// # Errors
+    ///
+    /// When the handshake fails or the peer's chain breaks a rule; the peer was sent an alert.
+    pub async fn accept<IO>(&self, io: IO) -> Result<(TlsStream<IO>, Peer), HandshakeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let config = self.config(SystemTime::now())?;
+        let outcome: Outcome = Arc::new(OnceLock::new());
+        let handshake = TlsAcceptor::from(config).accept(io);
+        let result = OUTCOME.scope(Arc::clone(&outcome), handshake).await;
+        match (result, outcome.get()) {
+            (Ok(stream), Some(Ok(verified))) => {
+                let peer = peer(stream.get_ref().1, Arc::clone(verified))?;
+                Ok((stream, peer))
+            }
+            (_, Some(Err(error))) => Err(error.clone().into()),
+            (Err(error), _) => Err(HandshakeError::from_io(error)),
+            (Ok(_), None) => Err(HandshakeError::Unverified),
+        }
+    }
+
+    /// The configuration for the current identity, made anew when the identity is another.
+    fn config(&self, now: SystemTime) -> Result<Arc<ServerConfig>, HandshakeError> {
+        let identity = self
+            .reader
+            .current()
+            .filter(|identity| identity.svid().is_valid_at(now))
+            .ok_or(HandshakeError::NoIdentity)?;
+        if let Some(prepared) = self.prepared.load().as_ref()
+            && Arc::ptr_eq(&prepared.identity, &identity)
+        {
+            return Ok(Arc::clone(&prepared.config));
+        }
+        let config = Arc::new(self.prepare(&identity)?);
+        self.prepared.store(Some(Arc::new(Prepared {
+            identity,
+            config: Arc::clone(&config),
+        })));
+        Ok(config)
+    }
+
+    fn prepare(&self, identity: &Arc<Identity>) -> Result<ServerConfig, HandshakeError> {
+        let provider = match self.options.require_post_quantum {
+            true => post_quantum_provider(),
+            false => crypto_provider(),
+        };
+        let certified_key = Arc::clone(identity.svid().certified_key());
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(HandshakeError::Tls)?
+            .with_client_cert_verifier(Arc::new(SvidClientVerifier::new(Arc::clone(identity))))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key)));
+        // SECURITY: a resumed session would skip the check of the client's certificate, so
+        // nothing is kept to resume from.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.alpn_protocols = self
+            .options
+            .alpn
+            .iter()
+            .map(|a| a.as_str().into())
+            .collect();
+        Ok(config)
+    }
+}
+
+fn peer(connection: &ServerConnection, verified: Arc<Verified>) -> Result<Peer, HandshakeError> {
+    let group = connection
+        .negotiated_key_exchange_group()
+        .ok_or(HandshakeError::Unverified)?
+        .name();
+    let alpn = match connection.alpn_protocol() {
+        Some(b"h2") => Alpn::Http2,
+        _ => Alpn::Http1,
+    };
+    let tls = TlsInfo {
+        version: "1.3",
+        key_exchange: group_name(group),
+        post_quantum: is_post_quantum(group),
+        alpn,
+        sni: connection.server_name().map(Box::from),
+    };
+    Ok(Peer::new(verified, tls))
+}
