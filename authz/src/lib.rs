@@ -1,1 +1,33 @@
-//! The policy decision point: Cedar policies, facts in, decision out. Pure and synchronous.
+//! The policy decision point of Wayleave: facts in, decision out.
+//!
+//! Policies are written in [Cedar](https://www.cedarpolicy.com/), validated against a
+//! built-in schema, and decided synchronously, without I/O. This crate knows no sockets, no
+//! TLS and no async runtime, so it can be embedded anywhere. [`Engine`] shows how.
+//!
+//! Deny is the default: no policy, no match, facts that are incomplete, a `forbid` whose
+//! evaluation fails, all deny.
+
+mod action;
+mod calendar;
+mod decision;
+mod engine;
+mod facts;
+pub mod load;
+mod obligation;
+mod problem;
+mod reference;
+mod schema;
+mod store;
+
+pub use action::Action;
+pub use decision::{Decision, Effect, ReasonCode, Revision};
+pub use engine::{Engine, Inputs};
+pub use facts::{
+    Claim, Claims, Context, Direction, Facts, Headers, NoClaims, NoHeaders, Principal, Resource,
+    Rpc, Tls,
+};
+pub use load::PolicyFile;
+pub use obligation::{Alert, Mode, Obligations};
+pub use problem::{LoadErrors, Problem};
+pub use schema::built_in as built_in_schema;
+pub use store::PolicyStore;

@@ -1,0 +1,41 @@
+//! Where the current engine is found, and replaced while calls are decided.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::engine::Engine;
+
+/// A handle on the current engine. Clones share it.
+///
+/// Reading takes no lock. Replacing does not wait for readers: a call that has taken the old
+/// engine finishes with it.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyStore(Arc<ArcSwapOption<Engine>>);
+
+impl PolicyStore {
+    /// A store without policies: nothing can be decided, so everything is to be refused.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A store that holds this engine.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        let store = Self::default();
+        store.replace(engine);
+        store
+    }
+
+    /// The engine to decide this call with; none until the first policies are loaded.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Engine>> {
+        self.0.load_full()
+    }
+
+    /// Makes `engine` the current one.
+    pub fn replace(&self, engine: Engine) {
+        self.0.store(Some(Arc::new(engine)));
+    }
+}
