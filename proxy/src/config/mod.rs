@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use load::{load, parse};
 pub use problem::{ConfigErrors, Problem};
+pub use wayleave_certs::source::files::FilesConfig;
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,17 +51,6 @@ pub struct Config {
 pub enum IdentityConfig {
     /// PEM files, read again when they change.
     Files(FilesConfig),
-}
-
-/// The three PEM files of a file-based identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FilesConfig {
-    /// The X509-SVID, leaf first.
-    pub svid: PathBuf,
-    /// The private key of the leaf, PKCS#8.
-    pub key: PathBuf,
-    /// The authorities of the SVID's own trust domain.
-    pub bundle: PathBuf,
 }
 
 /// Where the policies are.

@@ -41,6 +41,14 @@ pub(super) struct RawFiles {
     pub(super) svid: Option<Field>,
     pub(super) key: Option<Field>,
     pub(super) bundle: Option<Field>,
+    pub(super) federated: Option<Section<Vec<Section<RawFederated>>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFederated {
+    pub(super) trust_domain: Option<Field>,
+    pub(super) bundle: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wayleave_identity::TrustDomain;
+
 use super::HostPort;
 use super::problem::{Wrong, quoted};
 use super::reader::closest;
@@ -258,6 +260,15 @@ pub(super) fn service_name(node: &Node) -> Result<Arc<str>, Wrong> {
     } else {
         Err(not_a("service name", written, expected))
     }
+}
+
+/// A SPIFFE trust domain.
+pub(super) fn trust_domain(node: &Node) -> Result<TrustDomain, Wrong> {
+    let expected = "a trust domain, such as `partner.example`";
+    let written = text(node, expected)?;
+    written
+        .parse()
+        .map_err(|error| not_a("trust domain", written, &format!("{expected}: {error}")))
 }
 
 /// A path; a relative one is taken from `base`.

@@ -199,6 +199,16 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
             "w.yaml:14:13: `inbound[0].hosts[0]`: `*.b` is not a host name; wildcards are not supported; leave `hosts` out to serve every host",
         ),
         (
+            "bundle: bundle.pem",
+            "bundle: b.pem\n    federated: [{trust_domain: 'Partner!', bundle: p.pem}]",
+            "w.yaml:6:32: `identity.files.federated[0].trust_domain`: `Partner!` is not a trust domain; expected a trust domain, such as `partner.example`",
+        ),
+        (
+            "bundle: bundle.pem",
+            "bundle: b.pem\n    federated: [{trust_domain: a, bundle: p}, {trust_domain: a, bundle: q}]",
+            "w.yaml:6:62: `identity.files.federated[1].trust_domain`: this trust domain has a bundle already; name each trust domain once",
+        ),
+        (
             "paths: [policies]",
             "paths: []",
             "w.yaml:7:3: `policies.paths`: the list is empty; name at least one policy file or folder",

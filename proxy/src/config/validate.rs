@@ -4,6 +4,7 @@
 //! Every function checks all of its part before it gives up, so that the problems of a file come
 //! out together. `None` means that a problem was noted.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::Level;
+use wayleave_identity::TrustDomain;
 
 use super::defaults as default;
 use super::problem::{Problems, Wrong, quoted};
@@ -82,15 +84,31 @@ impl Validator<'_> {
     fn identity(&mut self, raw: &Section<RawIdentity>) -> Option<IdentityConfig> {
         let Section(at, RawIdentity { files }) = raw;
         let Section(at, files) = self.present(*at, "files", files.as_ref())?;
-        let RawFiles { svid, key, bundle } = files;
-        let svid = self.required_path(*at, "svid", *svid);
-        let key = self.required_path(*at, "key", *key);
-        let bundle = self.required_path(*at, "bundle", *bundle);
-        Some(IdentityConfig::Files(FilesConfig {
-            svid: svid?,
-            key: key?,
-            bundle: bundle?,
-        }))
+        let svid = self.required_path(*at, "svid", files.svid);
+        let key = self.required_path(*at, "key", files.key);
+        let bundle = self.required_path(*at, "bundle", files.bundle);
+        let federated = self.federated(files);
+        let mut files = FilesConfig::new(svid?, key?, bundle?);
+        files.federated = federated?;
+        Some(IdentityConfig::Files(files))
+    }
+
+    fn federated(&mut self, raw: &RawFiles) -> Option<BTreeMap<TrustDomain, PathBuf>> {
+        let mut bundles = BTreeMap::new();
+        let mut complete = true;
+        for Section(at, raw) in raw.federated.iter().flat_map(content) {
+            let domain = self.required(*at, "trust_domain", raw.trust_domain, scalar::trust_domain);
+            let bundle = self.required_path(*at, "bundle", raw.bundle);
+            let (Some(domain), Some(bundle)) = (domain, bundle) else {
+                complete = false;
+                continue;
+            };
+            if bundles.insert(domain, bundle).is_some() {
+                let wrong = Wrong::new("this trust domain has a bundle already");
+                self.note(raw.trust_domain, wrong.help("name each trust domain once"));
+            }
+        }
+        complete.then_some(bundles)
     }
 
     fn policies(&mut self, raw: &Section<RawPolicies>) -> Option<PoliciesConfig> {
