@@ -4,8 +4,13 @@
 mod annotations;
 mod files;
 mod scan;
+mod words;
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
 
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
@@ -78,7 +83,7 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
                 Err(errors) => problems.extend(
                     errors
                         .iter()
-                        .map(|error| from_diagnostic(source, &span, error)),
+                        .map(|error| words::problem(source, &span, error)),
                 ),
             }
         }
@@ -86,53 +91,30 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
     parsed
 }
 
-/// The problem that Cedar reports about the policy at `span`.
-fn from_diagnostic(source: &Source, span: &Range<usize>, error: &dyn Diagnostic) -> Problem {
-    let label = error
-        .labels()
-        .and_then(|mut labels| labels.next())
-        .map(|label| (label.offset(), label.len()));
-    let (offset, length) = label.unwrap_or((0, 0));
-    let start = (span.start + offset).min(span.end);
-    let end = (start + length).min(span.end);
-    let problem = source.problem(start..end, without_policy_number(&error.to_string()));
-    match error.help() {
-        Some(help) => problem.with_help(help.to_string()),
-        None => problem,
-    }
-}
-
-/// Cedar begins its validation messages with the id under which it knows the policy, which is
-/// a number that the user never wrote.
-fn without_policy_number(message: &str) -> &str {
-    let Some(rest) = message.strip_prefix("for policy `") else {
-        return message;
-    };
-    rest.split_once("`, ").map_or(message, |(_, rest)| rest)
-}
-
+/// Strict validation. What Cedar only warns of counts as well: a policy that can never apply,
+/// or whose text deceives the eye, protects nothing, and a warning would scroll away.
 fn validate(parsed: &[Parsed], schema: Schema, problems: &mut Vec<Problem>) {
     let Ok(set) = PolicySet::from_policies(parsed.iter().map(|parsed| parsed.policy.clone()))
     else {
         return;
     };
     let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    let mut found: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
     let mut report = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
         let number: Option<usize> = AsRef::<str>::as_ref(id).parse().ok();
-        let Some(parsed) = number.and_then(|number| parsed.get(number)) else {
-            return;
-        };
-        let origin = &parsed.origin;
-        problems.push(from_diagnostic(&origin.source, &origin.span, diagnostic));
+        if let Some((number, policy)) = number.and_then(|n| Some((n, parsed.get(n)?))) {
+            let Origin { source, span } = &policy.origin;
+            let problem = words::problem(source, span, diagnostic);
+            found.entry(number).or_default().push(problem);
+        }
     };
     for error in result.validation_errors() {
         report(error.policy_id(), error);
     }
-    // A policy that can never apply, or whose text deceives the eye, is a mistake: a warning
-    // would scroll away and the policy would protect nothing.
     for warning in result.validation_warnings() {
         report(warning.policy_id(), warning);
     }
+    problems.extend(found.into_values().flat_map(words::settle));
 }
 
 fn annotate_all(parsed: Vec<Parsed>, problems: &mut Vec<Problem>) -> Vec<CheckedPolicy> {
