@@ -97,9 +97,4 @@ impl Peer {
     pub fn tls(&self) -> &TlsInfo {
         &self.0.tls
     }
-
-    /// What was verified.
-    pub(crate) fn verified(&self) -> &Verified {
-        &self.0.verified
-    }
 }

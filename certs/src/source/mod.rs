@@ -2,4 +2,5 @@
 //! and keeps publishing new snapshots while its task runs; the last good one stays current
 //! when the source fails, until it expires.
 
+pub mod dev;
 pub mod files;
