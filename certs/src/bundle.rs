@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use wayleave_identity::{SpiffeId, TrustDomain};
 
+use crate::distinguished_name;
 use crate::pem::{self, PemError};
 use crate::profile::{self, ProfileError};
 
@@ -109,7 +110,7 @@ impl Authority {
     ) -> Result<Self, BundleError> {
         let malformed = |source| BundleError::Malformed { position, source };
         let parsed = profile::parse(&certificate).map_err(malformed)?;
-        let subject = parsed.subject().to_string();
+        let subject = distinguished_name::to_text(parsed.subject());
         if !profile::is_ca(&parsed).map_err(malformed)? {
             return Err(BundleError::NotCa { position, subject });
         }

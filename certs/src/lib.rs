@@ -12,6 +12,7 @@
 pub mod bundle;
 pub mod ca;
 pub mod disk;
+mod distinguished_name;
 mod identity;
 mod peer;
 pub mod pem;

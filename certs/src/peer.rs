@@ -86,7 +86,7 @@ impl Peer {
         self.0.verified.leaf_sha256
     }
 
-    /// The leaf's subject in the form of RFC 2253; empty when it has none.
+    /// The leaf's subject in the form of RFC 4514, printable ASCII; empty when it has none.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.0.verified.leaf.subject

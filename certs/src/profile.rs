@@ -11,6 +11,8 @@ use x509_parser::extensions::{GeneralName, KeyUsage};
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
+use crate::distinguished_name;
+
 /// The tag of `uniformResourceIdentifier` among the general names (RFC 5280 §4.2.1.6).
 const URI_TAG: u32 = 6;
 
@@ -23,7 +25,7 @@ pub struct Leaf {
     pub serial: Vec<u8>,
     /// The issuer's name as DER.
     pub issuer: Vec<u8>,
-    /// The subject in the form of RFC 2253, for example `CN=cart,O=shop`.
+    /// The subject in the form of RFC 4514, for example `CN=cart,O=shop`; printable ASCII.
     pub subject: String,
     /// The first moment at which the certificate is valid.
     pub not_before: SystemTime,
@@ -138,7 +140,7 @@ impl Leaf {
             id,
             serial: unsigned(certificate.raw_serial()).to_vec(),
             issuer: certificate.issuer().as_raw().to_vec(),
-            subject: certificate.subject().to_string(),
+            subject: distinguished_name::to_text(certificate.subject()),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
         })

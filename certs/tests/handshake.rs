@@ -1,4 +1,11 @@
 //! Whole handshakes in memory: who becomes a peer, who is refused, and what each side is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say what went wrong by panicking"
+)]
 
 mod support;
 

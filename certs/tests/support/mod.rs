@@ -5,6 +5,8 @@
     reason = "each test binary uses a part of this"
 )]
 
+pub mod corpus;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
