@@ -30,7 +30,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// Dropping it kills the command, and its process group where it leads one.
 #[derive(Debug)]
-pub struct Child {
+pub(crate) struct Child {
     process: tokio::process::Child,
     pid: Pid,
     leads_group: bool,
@@ -39,7 +39,7 @@ pub struct Child {
 
 /// Why a command could not be started; each is the caller's mistake.
 #[derive(Debug, thiserror::Error)]
-pub enum ChildError {
+pub(crate) enum ChildError {
     /// Nothing stands after `--`.
     #[error("no command was given; write it after `--`, such as `wayleave dev -- npm start`")]
     Empty,
@@ -67,7 +67,7 @@ pub enum ChildError {
 
 /// A signal that is passed on to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// SIGHUP.
     Hangup,
     /// SIGINT.
@@ -86,7 +86,7 @@ impl Child {
     /// # Errors
     ///
     /// When there is no command, or the system cannot run it.
-    pub fn spawn(command: &[OsString], port: u16) -> Result<Self, ChildError> {
+    pub(crate) fn spawn(command: &[OsString], port: u16) -> Result<Self, ChildError> {
         Self::spawn_in_group(command, port, !io::stdin().is_terminal())
     }
 
@@ -120,7 +120,7 @@ impl Child {
 
     /// The command's process id.
     #[must_use]
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
@@ -131,7 +131,7 @@ impl Child {
     /// # Errors
     ///
     /// When the system cannot tell the command's state.
-    pub async fn wait(&mut self) -> io::Result<u8> {
+    pub(crate) async fn wait(&mut self) -> io::Result<u8> {
         let status = self.process.wait().await?;
         self.ended = true;
         Ok(exit_code(status))
@@ -140,7 +140,7 @@ impl Child {
     /// Passes `signal` on.
     ///
     /// On a terminal SIGINT is left out, because Ctrl-C has reached the command already.
-    pub fn forward(&self, signal: Signal) {
+    pub(crate) fn forward(&self, signal: Signal) {
         if self.leads_group || signal != Signal::Interrupt {
             self.send(signal.into());
         }
@@ -151,7 +151,7 @@ impl Child {
     /// # Errors
     ///
     /// When the system cannot tell the command's state.
-    pub async fn stop(&mut self, grace: Duration) -> io::Result<u8> {
+    pub(crate) async fn stop(&mut self, grace: Duration) -> io::Result<u8> {
         self.send(rustix::process::Signal::TERM);
         if let Ok(code) = timeout(grace, self.wait()).await {
             return code;
@@ -196,7 +196,7 @@ impl From<Signal> for rustix::process::Signal {
 
 /// The signals that the proxy receives and passes on.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     hangup: unix::Signal,
     interrupt: unix::Signal,
     terminate: unix::Signal,
@@ -210,7 +210,7 @@ impl Signals {
     /// # Errors
     ///
     /// When the system refuses a handler.
-    pub fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             hangup: unix::signal(SignalKind::hangup())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -221,7 +221,7 @@ impl Signals {
     }
 
     /// The next signal; may be dropped and called again.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.hangup.recv() => Signal::Hangup,
             _ = self.interrupt.recv() => Signal::Interrupt,
@@ -237,7 +237,7 @@ impl Signals {
 /// # Errors
 ///
 /// When the system has none.
-pub async fn free_port() -> io::Result<u16> {
+pub(crate) async fn free_port() -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     Ok(listener.local_addr()?.port())
 }
@@ -246,7 +246,7 @@ pub async fn free_port() -> io::Result<u16> {
 ///
 /// The address that does, IPv4 before IPv6, because `localhost` is either; `None` when the time
 /// is over.
-pub async fn accepting(port: u16, limit: Duration) -> Option<SocketAddr> {
+pub(crate) async fn accepting(port: u16, limit: Duration) -> Option<SocketAddr> {
     let addresses: [SocketAddr; 2] = [
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::LOCALHOST, port).into(),

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use load::{load, parse};
 pub use problem::{ConfigErrors, Problem};
+pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::files::FilesConfig;
 
 /// Everything `wayleave run` needs to know, validated.
@@ -97,7 +98,7 @@ pub struct UpstreamConfig {
 }
 
 /// The protocol spoken towards an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
     Http1,
@@ -150,7 +151,7 @@ pub struct LogConfig {
 }
 
 /// The shape of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// One readable line each.
     Text,

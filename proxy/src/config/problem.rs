@@ -15,8 +15,7 @@ const QUOTE_CHARS: usize = 80;
 
 /// One mistake in a configuration file.
 ///
-/// Its `Display` is the message alone; [`Problem::line`], [`Problem::column`] and the
-/// [`Diagnostic`] labels say where, [`Diagnostic::help`] says what to write instead.
+/// Its `Display` is `file:line:column: message`; [`Diagnostic::help`] says what to write instead.
 #[derive(Debug, Clone)]
 pub struct Problem {
     message: String,
@@ -59,15 +58,10 @@ impl Problem {
     /// `file:line:column: message; remedy`, on one line.
     #[must_use]
     pub fn one_line(&self) -> String {
-        let place = self
-            .position()
-            .map(|(line, column)| format!(":{line}:{column}"))
-            .unwrap_or_default();
-        let remedy = self
-            .remedy()
-            .map(|help| format!("; {help}"))
-            .unwrap_or_default();
-        format!("{}{place}: {}{remedy}", quoted(self.file()), self.message)
+        match self.remedy() {
+            Some(remedy) => format!("{self}; {remedy}"),
+            None => self.to_string(),
+        }
     }
 
     fn position(&self) -> Option<(usize, usize)> {
@@ -81,7 +75,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&quoted(self.file()))?;
+        if let Some((line, column)) = self.position() {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
     }
 }
 

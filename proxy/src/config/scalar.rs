@@ -76,14 +76,19 @@ pub(super) fn duration(node: &Node, range: &RangeInclusive<Duration>) -> Result<
             .help(format!("expected {expected}")));
     }
     let written = text(node, &expected)?;
-    let millis =
-        quantity(written, &DURATION_UNITS).ok_or_else(|| not_a("duration", written, &expected))?;
-    let duration = Duration::from_millis(millis);
+    let duration = duration_of(written).map_err(|_| not_a("duration", written, &expected))?;
     if range.contains(&duration) {
         Ok(duration)
     } else {
         Err(out_of_range(written, &expected))
     }
+}
+
+/// The duration written as `text`; the error says how durations are written.
+pub(crate) fn duration_of(text: &str) -> Result<Duration, &'static str> {
+    quantity(text, &DURATION_UNITS)
+        .map(Duration::from_millis)
+        .ok_or("expected a number with its unit, such as `500ms`, `30s` or `5m`")
 }
 
 /// A number of bytes in `range`, such as `32KiB` or `65536`.
@@ -170,14 +175,16 @@ pub(super) fn host_port(node: &Node) -> Result<HostPort, Wrong> {
         return Err(not_an("address", written, expected)
             .help("leave the scheme and the path out; `protocol` says what the upstream speaks"));
     }
-    let wrong = || not_an("address", written, expected);
-    let (host, port) = written.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(|| wrong().help("the port is a number from 1 to 65535"))?;
-    let host = canonical_host(host).ok_or_else(wrong)?;
+    host_port_of(written).map_err(|help| not_an("address", written, expected).help(help))
+}
+
+/// The host and port written as `text`; the error says how they are written.
+pub(crate) fn host_port_of(text: &str) -> Result<HostPort, &'static str> {
+    const FORM: &str = "write a host and a port, such as `127.0.0.1:8080` or `app.local:8080`";
+    let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
+    let port = port.parse().ok().filter(|port| *port != 0);
+    let port = port.ok_or("the port is a number from 1 to 65535")?;
+    let host = canonical_host(host).ok_or(FORM)?;
     Ok(HostPort { host, port })
 }
 
