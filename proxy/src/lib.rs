@@ -1,5 +1,22 @@
 //! The policy enforcement point: the data plane of the sidecar and its command line.
+//!
+//! A call's way is one straight line, and the modules are its stations: [`listener`]
+//! accepts, [`protocol`] reads what the call is, [`enforce`] asks the policies and makes a
+//! lease of an allow, [`forward`] needs that lease, [`record`] keeps what happened.
+//! [`app`] puts the stations together, [`cli`] starts them.
 
+mod admin;
+mod app;
 pub mod child;
+pub mod cli;
 pub mod config;
 pub mod demo;
+mod denial;
+mod enforce;
+mod forward;
+mod inbound;
+mod listener;
+mod policies;
+mod protocol;
+mod record;
+mod worker;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The `wayleave` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wayleave_proxy::cli::main()
+}

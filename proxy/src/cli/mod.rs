@@ -1,0 +1,62 @@
+//! The command line: `wayleave dev`, `run`, `check` and `ready`.
+//!
+//! Exit status: 0 when all went well, 1 when something failed while running, 2 for a
+//! mistake in the usage, the configuration, the certificates or the policies.
+
+mod banner;
+mod check;
+mod dev;
+mod logging;
+mod ready;
+mod report;
+mod run;
+mod starter;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Something failed while running.
+pub(crate) const FAILED: u8 = 1;
+/// The user's to mend: usage, configuration, certificates, policies.
+pub(crate) const USAGE: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  wayleave dev                                  try it: demo application, dev certificates
+  wayleave dev --upstream 127.0.0.1:3000        in front of your own application
+  wayleave dev -- npm start                     the same, and start it too
+  wayleave check --config wayleave.yaml         find every mistake before it runs
+  wayleave run --config wayleave.yaml           the sidecar
+
+Exit status: 0 all went well; 1 failed while running; 2 usage, configuration or policy.";
+
+/// An mTLS sidecar that authorizes every single call.
+#[derive(Debug, Parser)]
+#[command(name = "wayleave", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a local dev proxy on embedded defaults: dev CA, sample callers, starter policies
+    Dev(dev::DevArgs),
+    /// Run the sidecar with a configuration file
+    Run(run::RunArgs),
+    /// Check a configuration, its certificates and its policies, and start nothing
+    Check(check::CheckArgs),
+    /// Ask a running sidecar whether it is ready, as a container's health check
+    Ready(ready::ReadyArgs),
+}
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Dev(args) => dev::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Ready(args) => ready::run(&args),
+    }
+}

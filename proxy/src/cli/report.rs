@@ -1,0 +1,83 @@
+//! Tells a user's mistakes: each with its place, the offending text and the remedy.
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+
+use super::USAGE;
+
+/// Prints one line about a mistake, causes included, and answers with the exit status for it.
+pub(crate) fn mistake(what: &dyn Error) -> ExitCode {
+    eprintln!("wayleave: {}", chain(what));
+    ExitCode::from(USAGE)
+}
+
+/// An error and its causes on one line; a cause that the text ends in already is not repeated.
+fn chain(what: &dyn Error) -> String {
+    let mut line = what.to_string();
+    let mut cause = what.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}
+
+/// Prints problems that have a place in a file, and answers with the exit status for them.
+pub(crate) fn problems<'a>(problems: impl Iterator<Item = &'a dyn Diagnostic>) -> ExitCode {
+    let color = wants_color(&std::io::stderr());
+    let mut found = 0;
+    for problem in problems {
+        eprint!("{}", render(problem, color));
+        found += 1;
+    }
+    eprintln!("{}", count(found, "problem", "problems"));
+    ExitCode::from(USAGE)
+}
+
+/// A problem with its place drawn under the offending text, and its remedy.
+pub(crate) fn render(problem: &dyn Diagnostic, color: bool) -> String {
+    let theme = match color {
+        true => GraphicalTheme::unicode(),
+        false => GraphicalTheme::unicode_nocolor(),
+    };
+    let mut text = String::new();
+    match GraphicalReportHandler::new_themed(theme).render_report(&mut text, problem) {
+        Ok(()) => text,
+        Err(_) => format!("{problem}\n"),
+    }
+}
+
+/// Whether a person reads this stream and has not asked for plain text (`NO_COLOR`).
+pub(crate) fn wants_color(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A number with its noun.
+pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {many}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot start")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn tells_the_whole_chain_once() {
+        let outer = Outer(std::io::Error::other("no such thing"));
+        assert_eq!(chain(&outer), "cannot start: no such thing");
+    }
+}

@@ -1,0 +1,165 @@
+//! Every answer that the sidecar gives in the upstream's place, and the one table from a
+//! cause to a status and a reason code. HTTP callers get an RFC 9457 problem document,
+//! gRPC callers trailers only. Policy text never leaves; the decision id finds it.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::forward::ResponseBody;
+use crate::protocol::{Ambiguity, Shape, grpc};
+use crate::record::{Entry, Failure};
+
+/// An answer of the sidecar's own, with the record of its call.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    entry: Entry,
+    status: StatusCode,
+    reason_code: &'static str,
+    detail: Box<str>,
+    /// Seconds after which a new attempt makes sense.
+    retry_after: Option<u32>,
+}
+
+/// The problem document (RFC 9457 section 3).
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: String,
+    reason_code: &'static str,
+}
+
+impl Denial {
+    fn new(entry: Entry, status: StatusCode, reason_code: &'static str, detail: &str) -> Self {
+        Self {
+            entry,
+            status,
+            reason_code,
+            detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The request's head has more than one reading.
+    pub(crate) fn ambiguous(entry: Entry, why: Ambiguity) -> Self {
+        Self::new(
+            entry,
+            StatusCode::BAD_REQUEST,
+            why.reason_code(),
+            &why.to_string(),
+        )
+    }
+
+    /// No listener here serves the host that was asked for.
+    pub(crate) fn host_not_served(entry: Entry) -> Self {
+        let detail = "this host is not served here";
+        Self::new(
+            entry,
+            StatusCode::MISDIRECTED_REQUEST,
+            "host_not_served",
+            detail,
+        )
+    }
+
+    /// No policy has been loaded yet.
+    pub(crate) fn not_ready(entry: Entry) -> Self {
+        let detail = "the sidecar has no policy yet";
+        let mut denial = Self::new(entry, StatusCode::SERVICE_UNAVAILABLE, "no_policy", detail);
+        denial.retry_after = Some(1);
+        denial
+    }
+
+    /// Policy said no. `show_reason` lets the deciding policy's `@reason` out.
+    pub(crate) fn by_policy(entry: Entry, show_reason: bool) -> Self {
+        let obligations = entry.obligations();
+        let status = obligations
+            .status
+            .and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.unwrap_or(StatusCode::FORBIDDEN);
+        let reason = obligations.reason.as_deref().filter(|_| show_reason);
+        let detail = reason.unwrap_or("the policy of this service does not allow this call");
+        let reason_code = entry.reason_code();
+        let mut denial = Self::new(entry, status, reason_code, detail);
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            denial.retry_after = Some(1);
+        }
+        denial
+    }
+
+    /// The call was allowed and the upstream did not answer it.
+    pub(crate) fn upstream_failed(mut entry: Entry, failure: Failure) -> Self {
+        entry.failed(failure);
+        let (status, detail) = match failure {
+            Failure::UpstreamTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "the service did not answer in time",
+            ),
+            Failure::UpstreamUnreachable => {
+                (StatusCode::BAD_GATEWAY, "the service could not be reached")
+            }
+            Failure::UpstreamBroke | Failure::CallerGone => (
+                StatusCode::BAD_GATEWAY,
+                "the service broke off before it answered",
+            ),
+        };
+        Self::new(entry, status, failure.as_str(), detail)
+    }
+
+    /// The answer to the caller; the call ends with it.
+    pub(crate) fn into_response(mut self, shape: Shape) -> Response<ResponseBody> {
+        self.entry.answered(self.status);
+        self.entry.completed();
+        let mut response = match shape {
+            Shape::Grpc => self.trailers_only(),
+            Shape::Http | Shape::WebSocket => self.problem(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    fn problem(&self) -> Response<ResponseBody> {
+        let problem = Problem {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Refused"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance: format!("urn:uuid:{}", self.entry.id()),
+            reason_code: self.reason_code,
+        };
+        let mut body = serde_json::to_vec(&problem).unwrap_or_default();
+        body.push(b'\n');
+        let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+        *response.status_mut() = self.status;
+        let problem_json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, problem_json);
+        response
+    }
+
+    /// gRPC's refusal without a message: one HEADERS frame that ends the stream.
+    fn trailers_only(&self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        let message = format!("{} (decision {})", self.detail, self.entry.id());
+        let message = HeaderValue::try_from(grpc::encode_message(&message));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            "grpc-status",
+            HeaderValue::from(u16::from(grpc::status_code(self.status))),
+        );
+        if let Ok(message) = message {
+            headers.insert("grpc-message", message);
+        }
+        response
+    }
+}

@@ -1,0 +1,46 @@
+//! The proof that a call was allowed, and for how long it was.
+
+use http::StatusCode;
+
+use crate::protocol::Call;
+use crate::record::{Entry, Failure};
+
+/// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
+/// it lives as long as the call does: whatever holds it ends with it, and its end is what
+/// submits the call's record.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    entry: Entry,
+}
+
+impl Lease {
+    /// SECURITY: the only way to a lease; called for an allow and nowhere else.
+    pub(super) fn grant(entry: Entry) -> Self {
+        Self { entry }
+    }
+
+    /// The call that was allowed.
+    pub(crate) fn call(&self) -> Option<&Call> {
+        self.entry.call()
+    }
+
+    /// Notes the status that the caller is told.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.entry.answered(status);
+    }
+
+    /// Notes that the answer was delivered whole.
+    pub(crate) fn completed(&mut self) {
+        self.entry.completed();
+    }
+
+    /// Notes what cut the call short.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        self.entry.failed(failure);
+    }
+
+    /// Ends the lease without an answer from the upstream; the entry goes on to tell why.
+    pub(crate) fn end(self) -> Entry {
+        self.entry
+    }
+}

@@ -1,0 +1,37 @@
+//! Why an allowed call got no answer from the upstream.
+
+use std::io;
+use std::time::Duration;
+
+use crate::record::Failure;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForwardError {
+    #[error("cannot resolve the upstream's host name")]
+    Resolve(#[source] io::Error),
+    #[error("the upstream's host name has no address")]
+    NoAddress,
+    #[error("cannot connect to the upstream")]
+    Connect(#[source] io::Error),
+    #[error("no upstream connection within {0:?}")]
+    ConnectTimeout(Duration),
+    #[error("the upstream does not speak the configured protocol")]
+    Handshake(#[source] hyper::Error),
+    #[error("no response head within {0:?}")]
+    ResponseTimeout(Duration),
+    #[error("the upstream broke off")]
+    Broke(#[source] hyper::Error),
+    #[error("the upstream switched protocols without being asked to")]
+    UnexpectedUpgrade,
+}
+
+impl ForwardError {
+    /// What records and the caller are told.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Resolve(_) | Self::NoAddress | Self::Connect(_) => Failure::UpstreamUnreachable,
+            Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
+            Self::Handshake(_) | Self::Broke(_) | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+        }
+    }
+}

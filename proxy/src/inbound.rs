@@ -1,0 +1,167 @@
+//! Serves one inbound connection: every request on it is read, decided, forwarded and
+//! recorded here, in that order.
+
+mod connection;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use wayleave_certs::tls::{HandshakeError, ServerTls};
+use wayleave_certs::{IdentityReader, Peer};
+
+use crate::config::{LimitsConfig, UpstreamProtocol};
+use crate::denial::Denial;
+use crate::enforce::Enforcer;
+use crate::forward::{self, Pool, ResponseBody, headers};
+use crate::protocol::{Call, Shape};
+use crate::record::metrics::Metrics;
+use crate::record::{Entry, Origin, Recorder};
+
+/// Receive window of one HTTP/2 stream, in bytes: what one stalled call may hold in memory.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+/// Receive window of one HTTP/2 connection, in bytes.
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How much of a refused target is kept for the record, in characters.
+const TARGET_KEPT: usize = 256;
+
+/// One listener's way of serving, as one worker holds it.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) name: Arc<str>,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) enforcer: Enforcer,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) tls: Arc<ServerTls>,
+    pub(crate) identity: IdentityReader,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What all requests of one connection share.
+struct Connection {
+    inbound: Arc<Inbound>,
+    origin: Origin,
+    /// The caller's identity as the upstream is told it; constant, so it is built once.
+    xfcc: Option<HeaderValue>,
+    /// Requests so far, to tell an idle connection from a busy one.
+    served: AtomicU32,
+}
+
+impl Inbound {
+    /// Serves one accepted socket until it closes or `drain` has run its course.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        source: SocketAddr,
+        drain: CancellationToken,
+    ) {
+        let handshake =
+            tokio::time::timeout(self.limits.handshake_timeout, self.tls.accept(socket));
+        let (stream, peer) = match handshake.await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => return self.refused(source, &error),
+            Err(_) => return self.timed_out(source),
+        };
+        self.metrics.handshake_completed(peer.tls().key_exchange);
+        tracing::debug!(listener = &*self.name, %source, peer = %peer.id(), "connection");
+        let connection = Arc::new(Connection::new(self, peer, source));
+        connection::serve(stream, connection, drain).await;
+    }
+
+    fn refused(&self, source: SocketAddr, error: &HandshakeError) {
+        let reason_code = error.reason_code();
+        self.metrics.handshake_refused(reason_code);
+        tracing::warn!(listener = &*self.name, %source, reason_code, %error, "handshake refused");
+    }
+
+    fn timed_out(&self, source: SocketAddr) {
+        self.metrics.handshake_refused("handshake_timeout");
+        tracing::warn!(
+            listener = &*self.name,
+            %source,
+            reason_code = "handshake_timeout",
+            error = format!("no complete handshake within {:?}", self.limits.handshake_timeout),
+            "handshake refused"
+        );
+    }
+}
+
+impl Connection {
+    fn new(inbound: Arc<Inbound>, peer: Peer, source: SocketAddr) -> Self {
+        let own = inbound.identity.current();
+        let xfcc = headers::xfcc(own.as_ref().map(|own| &**own.svid()), &peer);
+        let origin = Origin {
+            listener: Arc::clone(&inbound.name),
+            service: Arc::clone(&inbound.enforcer.service),
+            peer,
+            source,
+            open_calls: Arc::default(),
+        };
+        Self {
+            inbound,
+            origin,
+            xfcc,
+            served: AtomicU32::new(0),
+        }
+    }
+
+    /// Answers one request. Never fails: what goes wrong is an answer too.
+    async fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        self.served.fetch_add(1, Ordering::Relaxed);
+        let entry = self.inbound.recorder.open(&self.origin);
+        let (mut head, body) = request.into_parts();
+        let call = match Call::read(&head) {
+            Ok(call) => call,
+            Err(why) => return Ok(ambiguous(entry, &head, why)),
+        };
+        let shape = call.shape();
+        headers::clean_request(&mut head.headers, self.upgrade(shape));
+        let Origin { peer, source, .. } = &self.origin;
+        let enforcer = &self.inbound.enforcer;
+        let answer = match enforcer.enforce(entry, call, peer, *source, &head.headers) {
+            Ok(lease) => {
+                if let Some(xfcc) = &self.xfcc {
+                    headers::set_caller(&mut head.headers, xfcc);
+                }
+                let request = Request::from_parts(head, body);
+                forward::forward(lease, request, &self.inbound.pool).await
+            }
+            Err(denial) => Err(denial),
+        };
+        Ok(answer.unwrap_or_else(|denial| denial.into_response(shape)))
+    }
+
+    /// A WebSocket handshake is carried to an upstream that can answer it.
+    fn upgrade(&self, shape: Shape) -> headers::Upgrade {
+        match (shape, self.inbound.pool.config().protocol) {
+            (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,
+            _ => headers::Upgrade::Strip,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.origin.open_calls.load(Ordering::Relaxed) == 0
+    }
+}
+
+fn ambiguous(
+    mut entry: Entry,
+    head: &http::request::Parts,
+    why: crate::protocol::Ambiguity,
+) -> Response<ResponseBody> {
+    let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
+    entry.refused(why.reason_code(), None, Some(target));
+    let grpc =
+        head.version == http::Version::HTTP_2 && crate::protocol::grpc::is_grpc(&head.headers);
+    let shape = if grpc { Shape::Grpc } else { Shape::Http };
+    Denial::ambiguous(entry, why).into_response(shape)
+}

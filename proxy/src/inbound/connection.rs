@@ -1,0 +1,134 @@
+//! Drives one connection's HTTP: its limits, its idle time, and its end when draining.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use wayleave_certs::Alpn;
+
+use super::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
+use crate::config::LimitsConfig;
+
+/// Bytes that wait to be written on one HTTP/2 stream at most.
+const SEND_BUFFER: usize = 128 * 1024;
+
+/// What both versions' connections can do.
+trait Drivable: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+/// Serves a connection in the protocol that its handshake agreed on.
+pub(super) async fn serve(
+    stream: TlsStream<TcpStream>,
+    connection: Arc<Connection>,
+    drain: CancellationToken,
+) {
+    let io = TokioIo::new(stream);
+    let shared = Arc::clone(&connection);
+    let service = service_fn(move |request| Arc::clone(&shared).call(request));
+    let limits = &connection.inbound.limits;
+    let result = match connection.origin.peer.tls().alpn {
+        Alpn::Http1 => {
+            let serving = http1(limits).serve_connection(io, service).with_upgrades();
+            drive(serving, &connection, drain).await
+        }
+        Alpn::Http2 => {
+            let serving = http2(limits).serve_connection(io, service);
+            drive(serving, &connection, drain).await
+        }
+    };
+    if let Err(error) = result {
+        report(&connection, &error);
+    }
+}
+
+fn http1(limits: &LimitsConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.max_header_bytes);
+    builder
+}
+
+fn http2(limits: &LimitsConfig) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Polls a connection to its end, and asks it to finish once when draining begins or when
+/// nothing has been asked for the idle time.
+async fn drive(
+    serving: impl Drivable,
+    connection: &Connection,
+    drain: CancellationToken,
+) -> hyper::Result<()> {
+    tokio::pin!(serving);
+    let idle = connection.inbound.limits.idle_timeout;
+    tokio::select! {
+        result = &mut serving => return result,
+        () = drain.cancelled() => {}
+        () = idled(connection, idle) => {}
+    }
+    serving.as_mut().finish();
+    serving.await
+}
+
+/// Completes once no request was begun or open for a whole idle time.
+async fn idled(connection: &Connection, idle: Duration) {
+    let mut served = connection.served.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(idle).await;
+        let now = connection.served.load(Ordering::Relaxed);
+        if now == served && connection.is_idle() {
+            return;
+        }
+        served = now;
+    }
+}
+
+/// What hyper refused by itself never became a call, so it is told here.
+fn report(connection: &Connection, error: &hyper::Error) {
+    let source = connection.origin.source;
+    let peer = connection.origin.peer.id();
+    if error.is_parse() {
+        tracing::warn!(%source, %peer, reason_code = "malformed_http", %error, "connection refused");
+    } else {
+        tracing::debug!(%source, %peer, %error, "connection ended");
+    }
+}
+
+impl<S> Drivable for http1::UpgradeableConnection<TokioIo<TlsStream<TcpStream>>, S>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S> Drivable for http2::Connection<TokioIo<TlsStream<TcpStream>>, S, TokioExecutor>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, crate::forward::ResponseBody>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}

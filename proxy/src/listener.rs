@@ -1,0 +1,139 @@
+//! Accepts connections and hands each to the least loaded worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::inbound::Inbound;
+use crate::record::metrics::Metrics;
+use crate::worker::Seat;
+
+/// How long to wait when the system cannot give another socket.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted at most.
+const BACKLOG: i32 = 1024;
+
+/// Binds a listening socket.
+///
+/// # Errors
+/// When the address is in use or not ours to bind.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One inbound listener with a place at every worker.
+pub(crate) struct Listener {
+    /// The listener as each worker serves it; never empty.
+    pub(crate) seats: Vec<(Seat, Arc<Inbound>)>,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Listener {
+    /// Accepts until draining begins. Runs on the first worker.
+    pub(crate) async fn run(self, socket: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = self.drain.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, source)) => self.admit(stream, source),
+                Err(error) if is_the_callers(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept; waiting before the next attempt");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes a connection on, or closes it at once when there are too many.
+    fn admit(&self, stream: TcpStream, source: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+            self.metrics.handshake_refused("too_many_connections");
+            return;
+        };
+        let least = self
+            .seats
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, (seat, _))| seat.load());
+        let Some((index, (seat, inbound))) = least else {
+            return;
+        };
+        let _ = stream.set_nodelay(true);
+        let place = Place::take(seat, permit, &self.metrics);
+        let (inbound, drain) = (Arc::clone(inbound), self.drain.clone());
+        if index == 0 {
+            let serve = async move {
+                inbound.serve(stream, source, drain).await;
+                drop(place);
+            };
+            self.tasks.spawn(serve);
+            return;
+        }
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::error!(%error, "cannot hand a connection over"),
+        };
+        let serve = async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => inbound.serve(stream, source, drain).await,
+                Err(error) => tracing::error!(%error, "cannot take a connection over"),
+            }
+            drop(place);
+        };
+        self.tasks.spawn_on(serve, seat.runtime());
+    }
+}
+
+/// A connection that went away before it was accepted is no trouble of ours.
+fn is_the_callers(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// One connection's share of the limits; given back when dropped.
+struct Place {
+    seat: Seat,
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(seat: &Seat, permit: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+        seat.enter();
+        metrics.connections().inc();
+        Self {
+            seat: seat.clone(),
+            metrics: Arc::clone(metrics),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.seat.leave();
+        self.metrics.connections().dec();
+    }
+}

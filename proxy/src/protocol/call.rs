@@ -1,0 +1,265 @@
+//! A call: what one request asks for, read once and cheap to keep.
+
+use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+use wayleave_authz::Rpc;
+
+use super::canonical::{self, Ambiguity};
+use super::grpc;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What kind of exchange a call opens, as far as its head tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A request and its response.
+    Http,
+    /// A gRPC call over HTTP/2: denials are told in trailers.
+    Grpc,
+    /// An HTTP/1.1 upgrade to WebSocket (RFC 6455 section 4.1).
+    WebSocket,
+}
+
+/// One call. Method, target and trace are shared with the request, not copied.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    shape: Shape,
+    method: Method,
+    host: Box<str>,
+    target: PathAndQuery,
+    version: Version,
+    traceparent: Option<HeaderValue>,
+}
+
+impl Call {
+    /// Reads a request's head.
+    ///
+    /// # Errors
+    /// When the head has more than one reading: see [`Ambiguity`].
+    pub(crate) fn read(head: &Parts) -> Result<Self, Ambiguity> {
+        if head.method == Method::CONNECT {
+            return Err(Ambiguity::ConnectRefused);
+        }
+        check_transfer_coding(&head.headers)?;
+        let host = canonical::host(&head.headers, head.uri.authority())?;
+        let target = head.uri.path_and_query().ok_or(Ambiguity::TargetForm)?;
+        if !(target.path() == "*" && head.method == Method::OPTIONS) {
+            canonical::check_path(target.path())?;
+        }
+        Ok(Self {
+            shape: shape(head),
+            method: head.method.clone(),
+            host,
+            target: target.clone(),
+            version: head.version,
+            traceparent: head.headers.get(&TRACEPARENT).cloned(),
+        })
+    }
+
+    /// What kind of exchange this opens.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The method, as sent: methods are case-sensitive (RFC 9110 section 9.1).
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The host asked for: lower case, without port and trailing dot.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The path, percent-encoded, as the upstream sees it.
+    pub(crate) fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    /// The query without its `?`.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.target.query()
+    }
+
+    /// Path and query.
+    pub(crate) fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    /// The caller's HTTP version as records name it: `1.0`, `1.1` or `2`.
+    pub(crate) fn version(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_2 => "2",
+            Version::HTTP_10 => "1.0",
+            _ => "1.1",
+        }
+    }
+
+    /// The gRPC method that is called: `/package.Service/Method`.
+    pub(crate) fn rpc(&self) -> Option<Rpc<'_>> {
+        if self.shape != Shape::Grpc {
+            return None;
+        }
+        let (service, method) = self.path().strip_prefix('/')?.split_once('/')?;
+        Some(Rpc { service, method })
+    }
+
+    /// The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2).
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        let value = self.traceparent.as_ref()?.to_str().ok()?;
+        let mut fields = value.split('-');
+        let (_version, trace_id) = (fields.next()?, fields.next()?);
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let valid = trace_id.len() == 32 && trace_id.bytes().all(digit);
+        (valid && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
+    }
+}
+
+fn shape(head: &Parts) -> Shape {
+    if head.version == Version::HTTP_2 && grpc::is_grpc(&head.headers) {
+        Shape::Grpc
+    } else if head.version == Version::HTTP_11 && asks_for_websocket(&head.headers) {
+        Shape::WebSocket
+    } else {
+        Shape::Http
+    }
+}
+
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    lists(headers, &CONNECTION, "upgrade") && single(headers, &UPGRADE, "websocket")
+}
+
+fn single(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next().and_then(|value| value.to_str().ok());
+    values.next().is_none() && first.is_some_and(|v| v.trim().eq_ignore_ascii_case(expected))
+}
+
+/// Whether a comma-separated header lists a token, in any of its values.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// Whether the caller said that it reads trailers (RFC 9110 section 10.1.4).
+pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    lists(headers, &TE, "trailers")
+}
+
+/// SECURITY: hyper decodes `gzip, chunked` as chunked; a server behind us may not.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Ambiguity> {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    if single(headers, &TRANSFER_ENCODING, "chunked") {
+        Ok(())
+    } else {
+        Err(Ambiguity::TransferCoding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn read(builder: http::request::Builder) -> Result<Call, Ambiguity> {
+        Call::read(&builder.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn reads_what_the_upstream_will_see() {
+        let call = read(Request::get("/orders/7?full=1").header("host", "Orders:8443")).unwrap();
+        assert_eq!(call.path(), "/orders/7");
+        assert_eq!(call.query(), Some("full=1"));
+        assert_eq!(call.host(), "orders");
+        assert_eq!(call.shape(), Shape::Http);
+    }
+
+    #[test]
+    fn rejects_connect_and_other_transfer_codings() {
+        let connect = Request::builder()
+            .method("CONNECT")
+            .uri("a:1")
+            .header("host", "a:1");
+        assert_eq!(read(connect).unwrap_err(), Ambiguity::ConnectRefused);
+        for coding in ["gzip, chunked", "chunked, chunked", "identity"] {
+            let request = Request::post("/")
+                .header("host", "a")
+                .header("transfer-encoding", coding);
+            assert_eq!(
+                read(request).unwrap_err(),
+                Ambiguity::TransferCoding,
+                "{coding}"
+            );
+        }
+    }
+
+    #[test]
+    fn accepts_the_asterisk_form_with_options_only() {
+        let request = |method| {
+            Request::builder()
+                .method(method)
+                .uri("*")
+                .header("host", "a")
+        };
+        assert!(read(request("OPTIONS")).is_ok());
+        assert_eq!(read(request("GET")).unwrap_err(), Ambiguity::TargetForm);
+    }
+
+    #[test]
+    fn knows_grpc_only_over_http_2() {
+        let request = |version| {
+            Request::post("/pkg.Service/Method")
+                .version(version)
+                .header("host", "a")
+                .header("content-type", "application/grpc+proto")
+        };
+        assert_eq!(read(request(Version::HTTP_2)).unwrap().shape(), Shape::Grpc);
+        assert_eq!(
+            read(request(Version::HTTP_11)).unwrap().shape(),
+            Shape::Http
+        );
+    }
+
+    #[test]
+    fn knows_a_websocket_upgrade_and_no_other() {
+        let request = |upgrade| {
+            Request::get("/ws")
+                .header("host", "a")
+                .header("connection", "keep-alive, Upgrade")
+                .header("upgrade", upgrade)
+        };
+        assert_eq!(
+            read(request("WebSocket")).unwrap().shape(),
+            Shape::WebSocket
+        );
+        assert_eq!(read(request("h2c")).unwrap().shape(), Shape::Http);
+    }
+
+    #[test]
+    fn takes_the_trace_id_of_a_well_formed_traceparent_only() {
+        let call = |value| {
+            read(
+                Request::get("/")
+                    .header("host", "a")
+                    .header("traceparent", value),
+            )
+        };
+        let good = call("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        assert_eq!(good.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        for bad in [
+            "",
+            "00-xyz-1-1",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(call(bad).unwrap().trace_id(), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The one reading of a request target and its host.
+//!
+//! Two parsers that read the same bytes differently are how a path rule is bypassed, so
+//! whatever has more than one reading is refused here with its own reason code; nothing
+//! is repaired. What passes is forwarded byte for byte, and is what policy sees.
+
+use http::HeaderMap;
+use http::header::HOST;
+use http::uri::Authority;
+
+/// Why a request was refused before any policy was asked. Told to the caller as 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Ambiguity {
+    /// A request without a host, in `Host` or `:authority`.
+    #[error("the request names no host")]
+    HostMissing,
+    /// More than one `Host` header.
+    #[error("the request has more than one Host header")]
+    HostRepeated,
+    /// `Host` and the target's or `:authority`'s host differ.
+    #[error("the Host header and the request target name different hosts")]
+    HostMismatch,
+    /// A host that is not `name[:port]`, or that carries userinfo.
+    #[error("the host is not of the form name or name:port")]
+    HostInvalid,
+    /// A target that is neither an absolute path nor `*` with OPTIONS.
+    #[error("the request target is not an absolute path")]
+    TargetForm,
+    /// CONNECT, which an inbound listener never serves.
+    #[error("CONNECT is not served here")]
+    ConnectRefused,
+    /// `.`, `..` or an empty segment in the path.
+    #[error("the path has an empty or dot segment")]
+    PathSegments,
+    /// `;` in the path: some servers strip it and what follows.
+    #[error("the path has a ';' parameter")]
+    PathParameter,
+    /// A raw byte that a path may not have: `\`, `#`, a control or a non-ASCII byte.
+    #[error("the path has a character that must be percent-encoded")]
+    PathCharacter,
+    /// A `%` that is not followed by two upper-case hexadecimal digits, or that escapes a
+    /// character which needs no escape.
+    #[error("the path has a percent escape that is not in canonical form")]
+    EscapeNotCanonical,
+    /// An escaped `/`, `\`, NUL, other control, `#`, `;` or `?`, or a doubly escaped `%`.
+    #[error("the path has an escaped separator, control or percent sign")]
+    EscapeForbidden,
+    /// Escapes that do not decode to UTF-8.
+    #[error("the path is not UTF-8 once decoded")]
+    PathNotUtf8,
+    /// A transfer coding other than `chunked`.
+    #[error("only the chunked transfer coding is accepted")]
+    TransferCoding,
+}
+
+impl Ambiguity {
+    /// The stable code for records and problem documents.
+    pub(crate) fn reason_code(self) -> &'static str {
+        match self {
+            Self::HostMissing => "host_missing",
+            Self::HostRepeated => "host_repeated",
+            Self::HostMismatch => "host_mismatch",
+            Self::HostInvalid => "host_invalid",
+            Self::TargetForm => "target_form",
+            Self::ConnectRefused => "connect_refused",
+            Self::PathSegments => "path_segments",
+            Self::PathParameter => "path_parameter",
+            Self::PathCharacter => "path_character",
+            Self::EscapeNotCanonical => "path_escape_not_canonical",
+            Self::EscapeForbidden => "path_escape_forbidden",
+            Self::PathNotUtf8 => "path_not_utf8",
+            Self::TransferCoding => "transfer_coding",
+        }
+    }
+}
+
+/// Checks that a path has one reading only (RFC 3986 sections 3.3 and 6.2.2).
+///
+/// # Errors
+/// The first rule that the path breaks.
+pub(crate) fn check_path(path: &str) -> Result<(), Ambiguity> {
+    let bytes = path.as_bytes();
+    if bytes.first() != Some(&b'/') {
+        return Err(Ambiguity::TargetForm);
+    }
+    let escaped = check_bytes(bytes)?;
+    check_segments(path)?;
+    if escaped {
+        let decoded = percent_encoding::percent_decode(bytes);
+        decoded.decode_utf8().map_err(|_| Ambiguity::PathNotUtf8)?;
+    }
+    Ok(())
+}
+
+/// Checks every byte and escape; tells whether there was an escape at all.
+fn check_bytes(bytes: &[u8]) -> Result<bool, Ambiguity> {
+    let mut escaped = false;
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = match byte {
+            b'%' => {
+                escaped = true;
+                check_escape(tail)?
+            }
+            b';' => return Err(Ambiguity::PathParameter),
+            b'\\' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                return Err(Ambiguity::PathCharacter);
+            }
+            0..=b' ' | 0x7f.. => return Err(Ambiguity::PathCharacter),
+            _ => tail,
+        };
+    }
+    Ok(escaped)
+}
+
+/// Checks the two digits behind a `%`; answers with what follows them.
+fn check_escape(tail: &[u8]) -> Result<&[u8], Ambiguity> {
+    let [high, low, rest @ ..] = tail else {
+        return Err(Ambiguity::EscapeNotCanonical);
+    };
+    let (Some(high), Some(low)) = (upper_hex(*high), upper_hex(*low)) else {
+        return Err(Ambiguity::EscapeNotCanonical);
+    };
+    match (high << 4) | low {
+        b'/' | b'\\' | b'#' | b';' | b'?' | 0..=0x1f | 0x7f => Err(Ambiguity::EscapeForbidden),
+        // SECURITY: `%252F` is `%2F` to a server that decodes twice.
+        b'%' if rest
+            .iter()
+            .take(2)
+            .filter(|b| b.is_ascii_hexdigit())
+            .count()
+            == 2 =>
+        {
+            Err(Ambiguity::EscapeForbidden)
+        }
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            Err(Ambiguity::EscapeNotCanonical)
+        }
+        _ => Ok(rest),
+    }
+}
+
+fn upper_hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn check_segments(path: &str) -> Result<(), Ambiguity> {
+    let inner = path.strip_prefix('/').unwrap_or(path);
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    if inner.is_empty() {
+        return if path.len() > 1 {
+            Err(Ambiguity::PathSegments)
+        } else {
+            Ok(())
+        };
+    }
+    if inner
+        .split('/')
+        .any(|segment| matches!(segment, "" | "." | ".."))
+    {
+        return Err(Ambiguity::PathSegments);
+    }
+    Ok(())
+}
+
+/// The request's host, as it is compared: lower case, without port and trailing dot.
+///
+/// `target` is the authority of an absolute-form target or of `:authority`.
+///
+/// # Errors
+/// When there is no host, more than one, two that differ, or one that is not a host.
+pub(crate) fn host(headers: &HeaderMap, target: Option<&Authority>) -> Result<Box<str>, Ambiguity> {
+    let mut values = headers.get_all(HOST).iter();
+    let header = values.next();
+    if values.next().is_some() {
+        return Err(Ambiguity::HostRepeated);
+    }
+    let header = match header {
+        Some(value) => Some(value.to_str().map_err(|_| Ambiguity::HostInvalid)?),
+        None => None,
+    };
+    match (header, target) {
+        (None, None) => Err(Ambiguity::HostMissing),
+        (Some(host), None) => canonical_host(host),
+        (None, Some(target)) => canonical_host(target.as_str()),
+        (Some(host), Some(target)) if host.eq_ignore_ascii_case(target.as_str()) => {
+            canonical_host(host)
+        }
+        (Some(_), Some(_)) => Err(Ambiguity::HostMismatch),
+    }
+}
+
+fn canonical_host(authority: &str) -> Result<Box<str>, Ambiguity> {
+    let host = split_port(authority).ok_or(Ambiguity::HostInvalid)?;
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let valid = match literal {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(name),
+    };
+    if !valid {
+        return Err(Ambiguity::HostInvalid);
+    }
+    Ok(host.to_ascii_lowercase().into_boxed_str())
+}
+
+/// The host of `host[:port]`; nothing when the port is not a port.
+fn split_port(authority: &str) -> Option<&str> {
+    let end = match authority.rfind(']') {
+        Some(bracket) => bracket + 1,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, port) = authority.split_at_checked(end)?;
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Some(host),
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse::<u16>().is_ok().then_some(host)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    #[test]
+    fn accepts_paths_with_one_reading() {
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/a/b.c",
+            "/a/...",
+            "/.well-known/x",
+            "/caf%C3%A9",
+            "/a%20b",
+            "/users/a%40b.com",
+            "/a:b@c!$&'()*+,=",
+            "/100%25",
+            "/~x/-_.",
+        ] {
+            assert_eq!(check_path(path), Ok(()), "{path}");
+        }
+    }
+
+    #[test]
+    fn rejects_paths_with_two_readings() {
+        use Ambiguity::*;
+        for (path, expected) in [
+            ("", TargetForm),
+            ("a", TargetForm),
+            ("//", PathSegments),
+            ("//a", PathSegments),
+            ("/a//b", PathSegments),
+            ("/a//", PathSegments),
+            ("/./a", PathSegments),
+            ("/a/..", PathSegments),
+            ("/a/../b", PathSegments),
+            ("/a;b=c/d", PathParameter),
+            ("/a\\b", PathCharacter),
+            ("/a#b", PathCharacter),
+            ("/caf\u{e9}", PathCharacter),
+            ("/a%2Fb", EscapeForbidden),
+            ("/a%5Cb", EscapeForbidden),
+            ("/a%00", EscapeForbidden),
+            ("/a%0A", EscapeForbidden),
+            ("/a%3Bb", EscapeForbidden),
+            ("/a%252Fb", EscapeForbidden),
+            ("/a%2fb", EscapeNotCanonical),
+            ("/%2E%2E/a", EscapeNotCanonical),
+            ("/%61", EscapeNotCanonical),
+            ("/caf%c3%a9", EscapeNotCanonical),
+            ("/a%", EscapeNotCanonical),
+            ("/a%4", EscapeNotCanonical),
+            ("/a%ZZ", EscapeNotCanonical),
+            ("/a%FF", PathNotUtf8),
+        ] {
+            assert_eq!(check_path(path), Err(expected), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_path_decodes_to_the_same_segments(path in "[/a.%2FEe5c;~C3A9]{0,12}") {
+            if check_path(&path).is_ok() {
+                let decoded = percent_encoding::percent_decode_str(&path).decode_utf8().unwrap();
+                prop_assert_eq!(path.split('/').count(), decoded.split('/').count());
+                prop_assert!(!decoded.split('/').any(|s| s == ".." || s == "."));
+            }
+        }
+
+        #[test]
+        fn any_path_is_answered(path in any::<String>()) {
+            let _ = check_path(&path);
+        }
+    }
+
+    fn host_of(values: &[&str], target: Option<&str>) -> Result<String, Ambiguity> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(HOST, HeaderValue::from_str(value).unwrap());
+        }
+        let target = target.map(|t| t.parse::<Authority>().unwrap());
+        host(&headers, target.as_ref()).map(String::from)
+    }
+
+    #[test]
+    fn host_is_lower_case_without_port_and_trailing_dot() {
+        assert_eq!(host_of(&["Orders.Shop:8443"], None).unwrap(), "orders.shop");
+        assert_eq!(host_of(&["orders.shop."], None).unwrap(), "orders.shop");
+        assert_eq!(host_of(&["[::1]:8443"], None).unwrap(), "[::1]");
+        assert_eq!(host_of(&[], Some("orders:1")).unwrap(), "orders");
+        assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "orders");
+    }
+
+    #[test]
+    fn rejects_hosts_that_are_missing_repeated_or_disagree() {
+        use Ambiguity::*;
+        assert_eq!(host_of(&[], None), Err(HostMissing));
+        assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
+        assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
+        for bad in [
+            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80",
+        ] {
+            assert_eq!(host_of(&[bad], None), Err(HostInvalid), "{bad}");
+        }
+        assert_eq!(host_of(&[], Some("user@a")), Err(HostInvalid));
+    }
+}

@@ -1,0 +1,10 @@
+//! Reads what a call is. Owns the one interpretation of a request's head that policy and
+//! the upstream share; it decides nothing and sends nothing.
+
+mod call;
+pub(crate) mod canonical;
+pub(crate) mod grpc;
+
+pub(crate) use call::accepts_trailers;
+pub(crate) use call::{Call, Shape};
+pub(crate) use canonical::Ambiguity;

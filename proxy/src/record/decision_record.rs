@@ -1,0 +1,181 @@
+//! One decision record and its JSON form.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+use wayleave_authz::{Decision, Effect};
+use wayleave_certs::Peer;
+
+use super::Origin;
+use crate::protocol::Call;
+
+/// What cut an allowed call short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The caller closed before the answer was delivered whole.
+    CallerGone,
+    /// No upstream connection could be made.
+    UpstreamUnreachable,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The upstream broke off, or answered what is not HTTP.
+    UpstreamBroke,
+}
+
+impl Failure {
+    /// The stable code for records and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::CallerGone => "caller_gone",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamBroke => "upstream_broke",
+        }
+    }
+}
+
+/// What is kept of one call.
+#[derive(Debug)]
+pub(crate) struct DecisionRecord {
+    pub(super) id: Uuid,
+    pub(super) time: SystemTime,
+    pub(super) listener: Arc<str>,
+    pub(super) service: Arc<str>,
+    pub(super) peer: Peer,
+    pub(super) source: SocketAddr,
+    pub(super) call: Option<Call>,
+    pub(super) refused_target: Option<String>,
+    pub(super) action: Option<&'static str>,
+    pub(super) decision: Option<Decision>,
+    pub(super) effect: Effect,
+    pub(super) reason_code: &'static str,
+    pub(super) status: Option<u16>,
+    pub(super) failure: Option<Failure>,
+    pub(super) complete: bool,
+    pub(super) decision_time: Duration,
+    pub(super) call_time: Duration,
+}
+
+impl DecisionRecord {
+    pub(super) fn new(id: Uuid, time: SystemTime, origin: &Origin) -> Self {
+        Self {
+            id,
+            time,
+            listener: Arc::clone(&origin.listener),
+            service: Arc::clone(&origin.service),
+            peer: origin.peer.clone(),
+            source: origin.source,
+            call: None,
+            refused_target: None,
+            action: None,
+            decision: None,
+            effect: Effect::Deny,
+            reason_code: "not_decided",
+            status: None,
+            failure: None,
+            complete: false,
+            decision_time: Duration::ZERO,
+            call_time: Duration::ZERO,
+        }
+    }
+
+    /// The record as one line of JSON, without the newline.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|error| {
+            format!(
+                r#"{{"kind":"decision","decision_id":"{}","error":"unserialisable: {error}"}}"#,
+                self.id
+            )
+        })
+    }
+}
+
+impl Serialize for DecisionRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("kind", "decision")?;
+        map.serialize_entry("time", &rfc3339(self.time))?;
+        map.serialize_entry("decision_id", &self.id)?;
+        map.serialize_entry("listener", &*self.listener)?;
+        map.serialize_entry("principal", self.peer.id().as_str())?;
+        map.serialize_entry("source", &self.source)?;
+        map.serialize_entry("action", &self.action)?;
+        map.serialize_entry("resource", &ResourceView(self))?;
+        map.serialize_entry(
+            "method",
+            &self.call.as_ref().map(|call| call.method().as_str()),
+        )?;
+        map.serialize_entry("protocol", &self.call.as_ref().map(Call::version))?;
+        map.serialize_entry("effect", self.effect.as_str())?;
+        map.serialize_entry("reason_code", self.reason_code)?;
+        let decision = self.decision.as_ref();
+        map.serialize_entry("policies", &decision.map(Policies))?;
+        map.serialize_entry(
+            "policy_revision",
+            &decision.map(|d| d.revision().to_string()),
+        )?;
+        map.serialize_entry("status", &self.status)?;
+        map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
+        map.serialize_entry("decision_us", &micros(self.decision_time))?;
+        map.serialize_entry("duration_us", &micros(self.call_time))?;
+        map.serialize_entry("tls", &TlsView(&self.peer))?;
+        map.serialize_entry("trace_id", &self.call.as_ref().and_then(Call::trace_id))?;
+        map.end()
+    }
+}
+
+struct ResourceView<'a>(&'a DecisionRecord);
+
+impl Serialize for ResourceView<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let call = self.0.call.as_ref();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("service", &*self.0.service)?;
+        map.serialize_entry("endpoint", "*")?;
+        map.serialize_entry("host", &call.map(Call::host))?;
+        map.serialize_entry("path", &call.map(Call::path))?;
+        if let Some(target) = &self.0.refused_target {
+            map.serialize_entry("refused_target", target)?;
+        }
+        map.end()
+    }
+}
+
+struct Policies<'a>(&'a Decision);
+
+impl Serialize for Policies<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.policies().map(|id| &**id))
+    }
+}
+
+struct TlsView<'a>(&'a Peer);
+
+impl Serialize for TlsView<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tls = self.0.tls();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("version", tls.version)?;
+        map.serialize_entry("key_exchange", tls.key_exchange)?;
+        map.serialize_entry("post_quantum", &tls.post_quantum)?;
+        map.end()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    // A nanosecond of 0 would drop the fraction; every record has the same form.
+    let micros = time
+        .replace_nanosecond(time.microsecond() * 1_000)
+        .unwrap_or(time);
+    micros.format(&Rfc3339).unwrap_or_default()
+}

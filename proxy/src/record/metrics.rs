@@ -1,0 +1,261 @@
+//! What the admin listener tells Prometheus. Names follow OpenTelemetry's conventions
+//! where there is one. No label holds a SPIFFE ID or a path: callers choose those.
+
+use std::sync::atomic::AtomicU64;
+
+use http::Method;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::DecisionRecord;
+use crate::protocol::Call;
+
+/// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
+const REQUEST_BUCKETS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// From a quarter of a microsecond to 16 ms, in seconds.
+const DECISION_BUCKETS: [f64; 9] = [
+    0.25e-6, 0.5e-6, 1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 16e-3,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    listener: String,
+    effect: &'static str,
+    reason_code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RequestLabels {
+    method: &'static str,
+    status: u16,
+    error: Option<&'static str>,
+}
+
+impl EncodeLabelSet for RequestLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use prometheus_client::encoding::EncodeLabel;
+        ("http_request_method", self.method).encode(encoder.encode_label())?;
+        ("http_response_status_code", u32::from(self.status)).encode(encoder.encode_label())?;
+        ("error_type", self.error.unwrap_or("")).encode(encoder.encode_label())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyExchangeLabels {
+    key_exchange: &'static str,
+}
+
+/// All metrics of one sidecar.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    requests: Family<RequestLabels, Histogram>,
+    decision_time: Histogram,
+    handshakes: Family<ResultLabels, Counter>,
+    key_exchanges: Family<KeyExchangeLabels, Counter>,
+    connections: Gauge,
+    policy_loads: Family<ResultLabels, Counter>,
+    policies: Gauge,
+    svid_expiry: Gauge<f64, AtomicU64>,
+    records_dropped: Counter,
+    record_write_failures: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with every metric of the sidecar at zero.
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            decisions: Family::default(),
+            requests: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
+            decision_time: Histogram::new(DECISION_BUCKETS),
+            handshakes: Family::default(),
+            key_exchanges: Family::default(),
+            connections: Gauge::default(),
+            policy_loads: Family::default(),
+            policies: Gauge::default(),
+            svid_expiry: Gauge::default(),
+            records_dropped: Counter::default(),
+            record_write_failures: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "wayleave_decisions",
+            "Calls decided or refused",
+            self.decisions.clone(),
+        );
+        r.register_with_unit(
+            "http_server_request_duration",
+            "From reading a call's head to the end of its answer",
+            Unit::Seconds,
+            self.requests.clone(),
+        );
+        r.register_with_unit(
+            "wayleave_decision_duration",
+            "Evaluation of the policies for one call",
+            Unit::Seconds,
+            self.decision_time.clone(),
+        );
+        r.register(
+            "wayleave_handshakes",
+            "TLS handshakes by result",
+            self.handshakes.clone(),
+        );
+        r.register(
+            "wayleave_key_exchanges",
+            "Completed handshakes by key exchange group",
+            self.key_exchanges.clone(),
+        );
+        r.register(
+            "wayleave_connections",
+            "Open inbound connections",
+            self.connections.clone(),
+        );
+        r.register(
+            "wayleave_policy_loads",
+            "Policy loads by result",
+            self.policy_loads.clone(),
+        );
+        r.register(
+            "wayleave_policies",
+            "Policies in force",
+            self.policies.clone(),
+        );
+        r.register_with_unit(
+            "wayleave_svid_expiry_timestamp",
+            "When the sidecar's own SVID expires, since the epoch",
+            Unit::Seconds,
+            self.svid_expiry.clone(),
+        );
+        r.register(
+            "wayleave_records_dropped",
+            "Decision records dropped because their queue was full",
+            self.records_dropped.clone(),
+        );
+        r.register(
+            "wayleave_record_write_failures",
+            "Batches of decision records that could not be written",
+            self.record_write_failures.clone(),
+        );
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("wayleave_build", "The running version", build);
+    }
+
+    /// Everything in OpenMetrics text form.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub(super) fn record(&self, record: &DecisionRecord) {
+        self.decisions
+            .get_or_create(&DecisionLabels {
+                listener: record.listener.to_string(),
+                effect: record.effect.as_str(),
+                reason_code: record.reason_code,
+            })
+            .inc();
+        self.requests
+            .get_or_create(&RequestLabels {
+                method: record.call.as_ref().map_or("_OTHER", method_label),
+                status: record.status.unwrap_or(0),
+                error: record.failure.map(super::Failure::as_str),
+            })
+            .observe(record.call_time.as_secs_f64());
+        if record.decision.is_some() {
+            self.decision_time
+                .observe(record.decision_time.as_secs_f64());
+        }
+    }
+
+    pub(super) fn records_dropped(&self, count: u64) {
+        self.records_dropped.inc_by(count);
+    }
+
+    pub(super) fn record_write_failed(&self) {
+        self.record_write_failures.inc();
+    }
+
+    /// Counts a completed handshake.
+    pub(crate) fn handshake_completed(&self, key_exchange: &'static str) {
+        self.handshakes
+            .get_or_create(&ResultLabels { result: "ok" })
+            .inc();
+        self.key_exchanges
+            .get_or_create(&KeyExchangeLabels { key_exchange })
+            .inc();
+    }
+
+    /// Counts a handshake or connection that was refused, by reason code.
+    pub(crate) fn handshake_refused(&self, reason_code: &'static str) {
+        self.handshakes
+            .get_or_create(&ResultLabels {
+                result: reason_code,
+            })
+            .inc();
+    }
+
+    /// The gauge of open inbound connections.
+    pub(crate) fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// Counts a policy load, and notes how many policies are in force after a good one.
+    pub(crate) fn policy_load(&self, in_force: Option<usize>) {
+        let result = if in_force.is_some() { "ok" } else { "failed" };
+        self.policy_loads
+            .get_or_create(&ResultLabels { result })
+            .inc();
+        if let Some(count) = in_force {
+            self.policies.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Notes when the sidecar's own SVID expires.
+    pub(crate) fn svid_expires(&self, at: std::time::SystemTime) {
+        let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.svid_expiry.set(since.as_secs_f64());
+    }
+}
+
+fn method_label(call: &Call) -> &'static str {
+    match *call.method() {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}

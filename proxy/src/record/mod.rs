@@ -1,0 +1,182 @@
+//! The record of every call: what was asked, what was decided and how it ended.
+//!
+//! An [`Entry`] is opened before a request is read and submits itself when it is dropped,
+//! so a caller that goes away leaves a record too. Workers only push; a thread of its own
+//! serialises, counts and writes, so that no decision waits for a disk.
+
+mod decision_record;
+pub(crate) mod metrics;
+mod queue;
+mod recent;
+mod text;
+mod writer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Instant, SystemTime};
+
+use uuid::Uuid;
+use wayleave_authz::{Decision, Effect, Obligations};
+use wayleave_certs::Peer;
+
+use crate::protocol::Call;
+pub(crate) use decision_record::{DecisionRecord, Failure};
+pub(crate) use queue::Queue;
+pub(crate) use recent::Recent;
+pub(crate) use writer::{Output, Writer};
+
+/// What a worker submits records to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    queue: Arc<Queue>,
+}
+
+impl Recorder {
+    /// A recorder that submits to `queue`.
+    pub(crate) fn new(queue: Arc<Queue>) -> Self {
+        Self { queue }
+    }
+
+    /// Opens the record of a call that is about to be read.
+    pub(crate) fn open(&self, origin: &Origin) -> Entry {
+        let record = DecisionRecord::new(Uuid::now_v7(), SystemTime::now(), origin);
+        origin.open_calls.fetch_add(1, Ordering::Relaxed);
+        Entry {
+            record: Some(Box::new(record)),
+            opened: Instant::now(),
+            open_calls: Arc::clone(&origin.open_calls),
+            queue: Arc::clone(&self.queue),
+        }
+    }
+}
+
+/// Where a call came from: what all calls of one connection share.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) listener: Arc<str>,
+    pub(crate) service: Arc<str>,
+    pub(crate) peer: Peer,
+    pub(crate) source: SocketAddr,
+    /// Calls of this connection that have not ended yet.
+    pub(crate) open_calls: Arc<AtomicU32>,
+}
+
+/// The open record of one call. Dropping it ends the call and submits the record.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// INVARIANT: `Some` until drop.
+    record: Option<Box<DecisionRecord>>,
+    opened: Instant,
+    open_calls: Arc<AtomicU32>,
+    queue: Arc<Queue>,
+}
+
+impl Entry {
+    /// The decision id that the caller, the upstream and the log share.
+    pub(crate) fn id(&self) -> Uuid {
+        self.record.as_ref().map_or(Uuid::nil(), |record| record.id)
+    }
+
+    /// When the call began, on the wall clock.
+    pub(crate) fn time(&self) -> SystemTime {
+        self.record
+            .as_ref()
+            .map_or(SystemTime::UNIX_EPOCH, |record| record.time)
+    }
+
+    /// The call, once it has been read.
+    pub(crate) fn call(&self) -> Option<&Call> {
+        self.record.as_ref()?.call.as_ref()
+    }
+
+    /// What was decided so far: deny until a policy allows.
+    pub(crate) fn effect(&self) -> Effect {
+        self.record
+            .as_ref()
+            .map_or(Effect::Deny, |record| record.effect)
+    }
+
+    /// The stable code of what was decided so far.
+    pub(crate) fn reason_code(&self) -> &'static str {
+        self.record
+            .as_ref()
+            .map_or("not_decided", |record| record.reason_code)
+    }
+
+    /// What the deciding policies ask for.
+    pub(crate) fn obligations(&self) -> Obligations {
+        let decision = self
+            .record
+            .as_ref()
+            .and_then(|record| record.decision.as_ref());
+        decision.map(Decision::obligations).unwrap_or_default()
+    }
+
+    /// Notes the decision about a call and how long it took.
+    pub(crate) fn decided(
+        &mut self,
+        call: Call,
+        action: &'static str,
+        decision: Decision,
+        began: Instant,
+    ) {
+        self.edit(|record| {
+            record.effect = decision.effect();
+            record.reason_code = decision.reason().as_str();
+            record.call = Some(call);
+            record.action = Some(action);
+            record.decision = Some(decision);
+            record.decision_time = began.elapsed();
+        });
+    }
+
+    /// Notes a refusal that came before any policy was asked.
+    pub(crate) fn refused(
+        &mut self,
+        reason_code: &'static str,
+        call: Option<Call>,
+        target: Option<String>,
+    ) {
+        self.edit(|record| {
+            record.effect = Effect::Deny;
+            record.reason_code = reason_code;
+            record.call = call;
+            record.refused_target = target;
+        });
+    }
+
+    /// Notes the status that the caller is told.
+    pub(crate) fn answered(&mut self, status: http::StatusCode) {
+        self.edit(|record| record.status = Some(status.as_u16()));
+    }
+
+    /// Notes what cut an allowed call short.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        self.edit(|record| record.failure = Some(failure));
+    }
+
+    /// Notes that the answer was delivered whole: no failure by a later drop.
+    pub(crate) fn completed(&mut self) {
+        self.edit(|record| record.complete = true);
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut DecisionRecord)) {
+        if let Some(record) = self.record.as_mut() {
+            change(record);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.open_calls.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut record) = self.record.take() {
+            record.call_time = self.opened.elapsed();
+            if !record.complete && record.failure.is_none() {
+                record.failure = Some(Failure::CallerGone);
+            }
+            self.queue.push(record);
+        }
+    }
+}
