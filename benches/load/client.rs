@@ -1,0 +1,203 @@
+//! The clients: a closed loop, in which each of a fixed number of callers sends its next
+//! request when it has read the answer to the last.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use crate::papers;
+use crate::upstream::BODY;
+
+/// How the callers share connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    Http1 { connections: usize },
+    Http2 { connections: usize, streams: usize },
+}
+
+impl Plan {
+    pub(crate) const ALL: [Self; 2] = [
+        Self::Http1 { connections: 32 },
+        Self::Http2 {
+            connections: 8,
+            streams: 4,
+        },
+    ];
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http1 { connections } => write!(f, "HTTP/1.1, {connections} connections"),
+            Self::Http2 {
+                connections,
+                streams,
+            } => write!(f, "HTTP/2, {connections}×{streams}"),
+        }
+    }
+}
+
+/// What all callers share.
+pub(crate) struct Shared {
+    pub(crate) answered: AtomicU64,
+    /// Latencies count from here on; before it is the warm-up.
+    pub(crate) measuring: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// Callers at work.
+pub(crate) struct Callers {
+    tasks: JoinSet<Result<Vec<Duration>>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Callers {
+    /// Opens every connection and lets the callers go.
+    pub(crate) async fn start(address: SocketAddr, plan: Plan, tls: Option<&Path>) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            answered: AtomicU64::new(0),
+            measuring: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
+        let mut tasks = JoinSet::new();
+        match plan {
+            Plan::Http1 { connections } => {
+                for _ in 0..connections {
+                    let sender = Sender::Http1(
+                        Connection::open(address, tls, b"http/1.1")
+                            .await?
+                            .http1()
+                            .await?,
+                    );
+                    tasks.spawn(call(sender, Arc::clone(&shared)));
+                }
+            }
+            Plan::Http2 {
+                connections,
+                streams,
+            } => {
+                for _ in 0..connections {
+                    let sender = Connection::open(address, tls, b"h2").await?.http2().await?;
+                    for _ in 0..streams {
+                        tasks.spawn(call(Sender::Http2(sender.clone()), Arc::clone(&shared)));
+                    }
+                }
+            }
+        }
+        Ok(Self { tasks, shared })
+    }
+
+    /// Lets every caller finish its request; answers with all latencies, sorted.
+    pub(crate) async fn stop(mut self) -> Result<Vec<Duration>> {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        let mut latencies = Vec::new();
+        while let Some(caller) = self.tasks.join_next().await {
+            latencies.extend(caller??);
+        }
+        latencies.sort_unstable();
+        Ok(latencies)
+    }
+
+    /// The error of a caller that failed; never ready while all are well.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            _ => anyhow::anyhow!("a caller ended before it was told to"),
+        }
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+struct Connection(Box<dyn Io>);
+
+impl Connection {
+    async fn open(address: SocketAddr, tls: Option<&Path>, alpn: &[u8]) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(papers) = tls else {
+            return Ok(Self(Box::new(stream)));
+        };
+        let connector = TlsConnector::from(Arc::new(papers::client_tls(papers, alpn)?));
+        let name = ServerName::try_from("localhost")?;
+        Ok(Self(Box::new(
+            connector
+                .connect(name, stream)
+                .await
+                .context("the handshake")?,
+        )))
+    }
+
+    async fn http1(self) -> Result<http1::SendRequest<Empty<Bytes>>> {
+        let (sender, connection) = http1::handshake(TokioIo::new(self.0)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    async fn http2(self) -> Result<http2::SendRequest<Empty<Bytes>>> {
+        let io = TokioIo::new(self.0);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Sender {
+    async fn send(&mut self) -> Result<Response<Incoming>> {
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                let request = Request::get("/api/items").header("host", "localhost");
+                sender.send_request(request.body(Empty::new())?).await?
+            }
+            Self::Http2(sender) => {
+                sender.ready().await?;
+                let request = Request::get("https://localhost/api/items");
+                sender.send_request(request.body(Empty::new())?).await?
+            }
+        };
+        Ok(response)
+    }
+}
+
+/// One caller. An answer that is not the upstream's ends the measurement.
+async fn call(mut sender: Sender, shared: Arc<Shared>) -> Result<Vec<Duration>> {
+    let mut latencies = Vec::new();
+    while !shared.stopping.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        let response = sender.send().await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(
+            status == StatusCode::OK && body.len() == BODY.len(),
+            "answered {status}: {body:?}"
+        );
+        shared.answered.fetch_add(1, Ordering::Relaxed);
+        if shared.measuring.load(Ordering::Relaxed) {
+            latencies.push(start.elapsed());
+        }
+    }
+    Ok(latencies)
+}
