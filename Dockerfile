@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+#
+#   docker build -t wayleave .
+#   docker run --rm -v "$PWD/etc:/etc/wayleave:ro" -p 8443:8443 wayleave
+#
+# The first stage compiles, the second holds the C library, the certificates of the public
+# authorities and one binary: no shell, no package manager, no root.
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /src
+COPY . .
+# The registry and the target folder live in caches, so the binary is taken out in the same step.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --package wayleave-proxy --bin wayleave \
+    && install -D -m 0755 target/release/wayleave /out/wayleave
+
+# glibc of the same Debian release as the first stage.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /out/wayleave /usr/local/bin/wayleave
+COPY LICENSE /usr/share/doc/wayleave/LICENSE
+USER nonroot
+EXPOSE 8443
+STOPSIGNAL SIGTERM
+# Asks the admin listener at its default address; give `--admin` where the config moves it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+    CMD ["/usr/local/bin/wayleave", "ready"]
+ENTRYPOINT ["/usr/local/bin/wayleave"]
+CMD ["run", "--config", "/etc/wayleave/wayleave.yaml"]
