@@ -13,9 +13,10 @@ use wayleave_identity::{SpiffeId, TrustDomain};
 use crate::distinguished_name;
 use crate::pem::{self, PemError};
 use crate::profile::{self, ProfileError};
+use crate::revocation::RevocationList;
 
 /// One certificate authority of a trust domain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
     certificate: CertificateDer<'static>,
     not_before: SystemTime,
@@ -31,6 +32,8 @@ pub struct TrustBundle {
     authorities: Vec<Authority>,
     // INVARIANT: the anchors of `authorities`, in the same order.
     anchors: Vec<TrustAnchor<'static>>,
+    revocation_lists: Vec<Arc<RevocationList>>,
+    sequence: Option<u64>,
 }
 
 /// Why a text is not a trust bundle.
@@ -180,6 +183,8 @@ impl TrustBundle {
             trust_domain,
             authorities,
             anchors,
+            revocation_lists: Vec::new(),
+            sequence: None,
         })
     }
 
@@ -195,6 +200,38 @@ impl TrustBundle {
         &self.authorities
     }
 
+    /// The same bundle with revocation lists in place of those that it had.
+    #[must_use]
+    pub fn with_revocation_lists(mut self, lists: Vec<Arc<RevocationList>>) -> Self {
+        self.revocation_lists = lists;
+        self
+    }
+
+    /// The same bundle with the sequence number that its publisher gave it.
+    #[must_use]
+    pub fn with_sequence(mut self, sequence: Option<u64>) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    /// The publisher's sequence number (`spiffe_sequence`), if it gave one.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// The revocation lists of this trust domain.
+    pub fn revocation_lists(&self) -> impl Iterator<Item = &RevocationList> {
+        self.revocation_lists.iter().map(Arc::as_ref)
+    }
+
+    /// Until when no revocation list is out of date; none without lists.
+    pub(crate) fn revocation_fresh_until(&self) -> Option<SystemTime> {
+        self.revocation_lists()
+            .map(RevocationList::next_update)
+            .min()
+    }
+
     /// The authorities as path validation takes them.
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
@@ -207,8 +244,17 @@ impl TrustBundle {
     }
 }
 
+/// The same trust: the sequence number is no part of it.
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain
+            && self.authorities == other.authorities
+            && self.revocation_lists == other.revocation_lists
+    }
+}
+
 /// Trust bundles by trust domain.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrustBundles {
     by_trust_domain: BTreeMap<TrustDomain, Arc<TrustBundle>>,
 }

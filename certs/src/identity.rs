@@ -3,18 +3,23 @@
 //!
 //! A reader takes one snapshot for each handshake and keeps it; it never sees half of a change.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use crate::{Svid, TrustBundles};
+use crate::verify::{self, Role, VerifyError};
+use crate::{Peer, Svid, TrustBundles};
 
 /// Our own SVID and whom we trust, at one moment.
 #[derive(Debug)]
 pub struct Identity {
     generation: u64,
+    trust_generation: u64,
+    since: SystemTime,
     svid: Arc<Svid>,
     bundles: TrustBundles,
 }
@@ -24,6 +29,20 @@ impl Identity {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The generation in which the trust bundles last changed.
+    ///
+    /// Who was verified in the same trust generation is trusted until the chain expires.
+    #[must_use]
+    pub fn trust_generation(&self) -> u64 {
+        self.trust_generation
+    }
+
+    /// When it was published.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        self.since
     }
 
     /// Our own SVID.
@@ -37,19 +56,68 @@ impl Identity {
     pub fn bundles(&self) -> &TrustBundles {
         &self.bundles
     }
+
+    /// Whether a peer that was verified earlier would be accepted at `now` as well.
+    ///
+    /// To be asked for each live connection when the identity changes, and at the peer's
+    /// [`not_after`](Peer::not_after). Cheap while the trust bundles are the same; otherwise
+    /// the peer's chain is verified again.
+    ///
+    /// # Errors
+    ///
+    /// Why the peer is no longer trusted: its chain expired, its trust domain or its authority
+    /// left the bundles, or a certificate of its chain was revoked.
+    pub fn still_trusts(&self, peer: &Peer, now: SystemTime) -> Result<(), VerifyError> {
+        let verified = peer.verified();
+        if verified.is_fresh(self.trust_generation, now) {
+            return Ok(());
+        }
+        verify::verify(verified.chain(), &self.bundles, Role::Client, now)?;
+        verified.renew(self.trust_generation);
+        Ok(())
+    }
+}
+
+/// What both ends of the hand-over share.
+#[derive(Debug, Default)]
+struct Shared {
+    current: ArcSwapOption<Identity>,
+    updates: AtomicU64,
+    failures: AtomicU64,
+    last_failure: ArcSwapOption<Failure>,
+}
+
+/// Something that a source could not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When.
+    pub at: SystemTime,
+    /// In words.
+    pub message: String,
+}
+
+/// How a source has been doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// How many snapshots it has published.
+    pub updates: u64,
+    /// How often it has failed.
+    pub failures: u64,
+    /// The latest failure; none after a success.
+    pub last_failure: Option<Arc<Failure>>,
 }
 
 /// The end of the hand-over that a source holds.
 #[derive(Debug)]
 pub struct IdentityPublisher {
-    current: Arc<ArcSwapOption<Identity>>,
+    shared: Arc<Shared>,
     generation: watch::Sender<u64>,
 }
 
 /// The end of the hand-over that everybody else holds. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct IdentityReader {
-    current: Arc<ArcSwapOption<Identity>>,
+    shared: Arc<Shared>,
     generation: watch::Receiver<u64>,
 }
 
@@ -57,14 +125,14 @@ impl IdentityPublisher {
     /// A hand-over in which nothing has been published yet.
     #[must_use]
     pub fn new() -> (Self, IdentityReader) {
-        let current = Arc::new(ArcSwapOption::empty());
+        let shared = Arc::new(Shared::default());
         let (sender, receiver) = watch::channel(0);
         let reader = IdentityReader {
-            current: Arc::clone(&current),
+            shared: Arc::clone(&shared),
             generation: receiver,
         };
         let publisher = Self {
-            current,
+            shared,
             generation: sender,
         };
         (publisher, reader)
@@ -73,11 +141,20 @@ impl IdentityPublisher {
     /// Makes a new snapshot current and wakes those who wait; returns its generation.
     pub fn publish(&mut self, svid: Arc<Svid>, bundles: TrustBundles) -> u64 {
         let generation = *self.generation.borrow() + 1;
-        self.current.store(Some(Arc::new(Identity {
+        let before = self.shared.current.load();
+        let trust_generation = match before.as_ref() {
+            Some(before) if before.bundles == bundles => before.trust_generation,
+            _ => generation,
+        };
+        self.shared.current.store(Some(Arc::new(Identity {
             generation,
+            trust_generation,
+            since: SystemTime::now(),
             svid,
             bundles,
         })));
+        self.shared.updates.fetch_add(1, Ordering::Relaxed);
+        self.succeeded();
         self.generation.send_replace(generation);
         generation
     }
@@ -86,15 +163,29 @@ impl IdentityPublisher {
     ///
     /// For a source that was told to stop using its SVID.
     pub fn withdraw(&mut self) {
-        self.current.store(None);
+        self.shared.current.store(None);
         self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Remembers a failure for the status; what was published stays.
+    pub fn failed(&mut self, message: &dyn fmt::Display) {
+        self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        self.shared.last_failure.store(Some(Arc::new(Failure {
+            at: SystemTime::now(),
+            message: message.to_string(),
+        })));
+    }
+
+    /// Remembers that the source is well, also when nothing changed.
+    pub fn succeeded(&mut self) {
+        self.shared.last_failure.store(None);
     }
 
     /// Another reader of what is published here.
     #[must_use]
     pub fn reader(&self) -> IdentityReader {
         IdentityReader {
-            current: Arc::clone(&self.current),
+            shared: Arc::clone(&self.shared),
             generation: self.generation.subscribe(),
         }
     }
@@ -104,7 +195,7 @@ impl IdentityReader {
     /// The current snapshot; none before the first SVID and after it was withdrawn.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Identity>> {
-        self.current.load_full()
+        self.shared.current.load_full()
     }
 
     /// Waits until the snapshot is another than when this reader last looked here.
@@ -119,9 +210,19 @@ impl IdentityReader {
     /// Whether there is an SVID that is valid at `now`.
     #[must_use]
     pub fn is_usable(&self, now: SystemTime) -> bool {
-        self.current
-            .load()
+        let current = self.shared.current.load();
+        current
             .as_ref()
             .is_some_and(|identity| identity.svid.is_valid_at(now))
+    }
+
+    /// How the source has been doing.
+    #[must_use]
+    pub fn status(&self) -> SourceStatus {
+        SourceStatus {
+            updates: self.shared.updates.load(Ordering::Relaxed),
+            failures: self.shared.failures.load(Ordering::Relaxed),
+            last_failure: self.shared.last_failure.load_full(),
+        }
     }
 }

@@ -17,12 +17,13 @@ mod identity;
 mod peer;
 pub mod pem;
 pub mod profile;
+pub mod revocation;
 pub mod source;
 mod svid;
 pub mod tls;
 pub mod verify;
 
 pub use bundle::{TrustBundle, TrustBundles};
-pub use identity::{Identity, IdentityPublisher, IdentityReader};
+pub use identity::{Failure, Identity, IdentityPublisher, IdentityReader, SourceStatus};
 pub use peer::{Alpn, Peer, TlsInfo};
 pub use svid::{Svid, SvidError};

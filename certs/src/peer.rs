@@ -97,4 +97,9 @@ impl Peer {
     pub fn tls(&self) -> &TlsInfo {
         &self.0.tls
     }
+
+    /// What was verified.
+    pub(crate) fn verified(&self) -> &Verified {
+        &self.0.verified
+    }
 }

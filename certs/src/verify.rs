@@ -4,12 +4,16 @@
 //! The trust domain is read from the leaf before the path is validated, and decides which
 //! authorities are looked at; so an authority can only ever vouch for its own domain.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use wayleave_identity::{SpiffeId, TrustDomain};
-use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
 
 use crate::profile::{self, Leaf, ProfileError};
 use crate::svid::hex;
@@ -19,12 +23,16 @@ use crate::{TrustBundle, TrustBundles};
 /// The most certificates that a peer may send. Real chains have at most four.
 const MAX_CHAIN: usize = 10;
 
-/// What was verified about a peer's chain.
+/// What was verified about a peer's chain, and in which trust generation.
 #[derive(Debug)]
 pub struct Verified {
     pub(crate) leaf: Leaf,
     pub(crate) leaf_sha256: [u8; 32],
     pub(crate) not_after: SystemTime,
+    chain: Vec<CertificateDer<'static>>,
+    /// From when until when the answer would be the same with the same bundles.
+    fresh: RangeInclusive<SystemTime>,
+    trust_generation: AtomicU64,
 }
 
 /// In which role the peer shows its chain.
@@ -91,6 +99,29 @@ pub enum VerifyError {
         /// What the intermediate names.
         found: TrustDomain,
     },
+    /// A certificate of the chain was revoked.
+    #[error(
+        "peer claims to be `{id}`, but a certificate of its chain was revoked (leaf serial {serial})"
+    )]
+    Revoked {
+        /// Whom the leaf names, unproved.
+        id: SpiffeId,
+        /// The leaf's serial number in hexadecimal.
+        serial: String,
+    },
+    /// The revocation list that speaks for the chain is out of date.
+    #[error(
+        "peer claims to be `{id}`, but the revocation list of its issuer is {seconds} s past its next update; renew the list"
+    )]
+    RevocationListExpired {
+        /// Whom the leaf names, unproved.
+        id: SpiffeId,
+        /// How long ago the next list was due.
+        seconds: u64,
+    },
+    /// The peer sent no certificate.
+    #[error("peer sent no certificate")]
+    NoCertificate,
     /// The peer sent too many certificates.
     #[error("peer sent {count} certificates; at most {MAX_CHAIN} are read")]
     ChainTooLong {
@@ -119,26 +150,31 @@ impl VerifyError {
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::IntermediateCannotSign { .. } => "intermediate_cannot_sign",
             Self::IntermediateOfOtherTrustDomain { .. } => "intermediate_of_other_trust_domain",
+            Self::Revoked { .. } => "revoked",
+            Self::RevocationListExpired { .. } => "revocation_list_expired",
+            Self::NoCertificate => "no_certificate",
             Self::ChainTooLong { .. } => "chain_too_long",
             Self::InvalidPath { .. } => "invalid_path",
         }
     }
 }
 
-/// Verifies a chain at `now` against the bundle of the leaf's own trust domain.
+/// Verifies a chain, leaf first, at `now` against the bundle of the leaf's own trust domain.
 ///
 /// # Errors
 ///
 /// The first rule that the chain breaks.
 pub fn verify(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
+    chain: &[CertificateDer<'_>],
     bundles: &TrustBundles,
     role: Role,
     now: SystemTime,
 ) -> Result<Verified, VerifyError> {
-    if intermediates.len() >= MAX_CHAIN {
-        let count = intermediates.len() + 1;
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(VerifyError::NoCertificate);
+    };
+    if chain.len() > MAX_CHAIN {
+        let count = chain.len();
         return Err(VerifyError::ChainTooLong { count });
     }
     let parsed = Leaf::from_der(leaf)?;
@@ -147,49 +183,93 @@ pub fn verify(
     let Some(bundle) = bundles.of(parsed.id.trust_domain()) else {
         return Err(VerifyError::UnknownTrustDomain { id: parsed.id });
     };
-    let not_after = validate_path(leaf, intermediates, bundle, role, now, &parsed)?;
+    let not_after = Path {
+        leaf,
+        parsed: &parsed,
+        intermediates,
+        bundle,
+        now,
+    }
+    .validate(role)?;
+    let fresh_until = not_after.min(bundle.revocation_fresh_until().unwrap_or(not_after));
     Ok(Verified {
         leaf_sha256: sha256(leaf),
         leaf: parsed,
         not_after,
+        chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        fresh: now..=fresh_until,
+        trust_generation: AtomicU64::new(0),
     })
 }
 
-/// Validates the path and returns the earliest end of validity on it.
-fn validate_path(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    bundle: &Arc<TrustBundle>,
-    role: Role,
+/// A path to be validated.
+struct Path<'a> {
+    leaf: &'a CertificateDer<'a>,
+    parsed: &'a Leaf,
+    intermediates: &'a [CertificateDer<'a>],
+    bundle: &'a TrustBundle,
     now: SystemTime,
-    parsed: &Leaf,
-) -> Result<SystemTime, VerifyError> {
-    let explain = |error| explain(error, &parsed.id, now);
-    let end_entity = EndEntityCert::try_from(leaf).map_err(explain)?;
-    let usage = match role {
-        Role::Client => KeyUsage::client_auth(),
-        Role::Server => KeyUsage::server_auth(),
-    };
-    let anchor_is_valid = |path: &VerifiedPath<'_>| anchor_is_valid(path, bundle, now);
-    let path = end_entity
-        .verify_for_usage(
-            crypto_provider().signature_verification_algorithms.all,
-            bundle.anchors(),
-            intermediates,
-            UnixTime::since_unix_epoch(since_epoch(now)),
-            usage,
-            None,
-            Some(&anchor_is_valid),
-        )
-        .map_err(explain)?;
-    let mut not_after = parsed.not_after;
-    if let Some(authority) = bundle.authority_of(path.anchor()) {
-        not_after = not_after.min(authority.not_after());
+}
+
+impl Path<'_> {
+    /// Validates the path and returns the earliest end of validity on it.
+    fn validate(&self, role: Role) -> Result<SystemTime, VerifyError> {
+        let lists: Vec<_> = self
+            .bundle
+            .revocation_lists()
+            .map(|l| l.for_webpki())
+            .collect();
+        let revocation = match lists.is_empty() {
+            true => None,
+            false => Some(revocation_options(&lists).map_err(|e| self.explain(e))?),
+        };
+        let end_entity = EndEntityCert::try_from(self.leaf).map_err(|e| self.explain(e))?;
+        let usage = match role {
+            Role::Client => KeyUsage::client_auth(),
+            Role::Server => KeyUsage::server_auth(),
+        };
+        let path = end_entity
+            .verify_for_usage(
+                crypto_provider().signature_verification_algorithms.all,
+                self.bundle.anchors(),
+                self.intermediates,
+                unix_time(self.now),
+                usage,
+                revocation,
+                Some(&|path: &VerifiedPath<'_>| anchor_is_valid(path, self.bundle, self.now)),
+            )
+            .map_err(|error| self.explain(error))?;
+        self.end_of(&path)
     }
-    for intermediate in path.intermediate_certificates() {
-        not_after = not_after.min(check_intermediate(&intermediate.der(), &parsed.id)?);
+
+    fn end_of(&self, path: &VerifiedPath<'_>) -> Result<SystemTime, VerifyError> {
+        let mut not_after = self.parsed.not_after;
+        if let Some(authority) = self.bundle.authority_of(path.anchor()) {
+            not_after = not_after.min(authority.not_after());
+        }
+        for intermediate in path.intermediate_certificates() {
+            not_after = not_after.min(check_intermediate(&intermediate.der(), &self.parsed.id)?);
+        }
+        Ok(not_after)
     }
-    Ok(not_after)
+
+    fn explain(&self, error: webpki::Error) -> VerifyError {
+        explain(error, self.parsed, self.now)
+    }
+}
+
+/// Every certificate of the chain is looked up. One that no list speaks for is not revoked; a
+/// list that is out of date speaks for nobody, and so nobody of its issuer is accepted.
+fn revocation_options<'a>(
+    lists: &'a [&'a CertRevocationList<'a>],
+) -> Result<RevocationOptions<'a>, webpki::Error> {
+    let builder =
+        RevocationOptionsBuilder::new(lists).map_err(|_| webpki::Error::UnknownRevocationStatus)?;
+    Ok(builder
+        .with_depth(RevocationCheckDepth::Chain)
+        .with_status_policy(UnknownStatusPolicy::Allow)
+        .with_expiration_policy(ExpirationPolicy::Enforce)
+        .build())
 }
 
 /// Webpki knows no validity of trust anchors; RFC 5280 chains still end with them.
@@ -205,8 +285,8 @@ fn anchor_is_valid(
         return Ok(());
     }
     Err(webpki::Error::CertExpired {
-        time: UnixTime::since_unix_epoch(since_epoch(now)),
-        not_after: UnixTime::since_unix_epoch(since_epoch(authority.not_after())),
+        time: unix_time(now),
+        not_after: unix_time(authority.not_after()),
     })
 }
 
@@ -228,8 +308,8 @@ fn check_intermediate(der: &CertificateDer<'_>, id: &SpiffeId) -> Result<SystemT
     }
 }
 
-fn explain(error: webpki::Error, id: &SpiffeId, now: SystemTime) -> VerifyError {
-    let id = id.clone();
+fn explain(error: webpki::Error, leaf: &Leaf, now: SystemTime) -> VerifyError {
+    let id = leaf.id.clone();
     let now = since_epoch(now).as_secs();
     match error {
         webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
@@ -243,11 +323,23 @@ fn explain(error: webpki::Error, id: &SpiffeId, now: SystemTime) -> VerifyError 
             id,
             seconds: not_before.as_secs().saturating_sub(now),
         },
+        webpki::Error::CertRevoked => VerifyError::Revoked {
+            id,
+            serial: hex(&leaf.serial),
+        },
+        webpki::Error::CrlExpired { next_update, .. } => VerifyError::RevocationListExpired {
+            id,
+            seconds: now.saturating_sub(next_update.as_secs()),
+        },
         other => VerifyError::InvalidPath {
             id,
             detail: format!("{other:?}"),
         },
     }
+}
+
+fn unix_time(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(since_epoch(time))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {
@@ -279,5 +371,24 @@ impl Verified {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// The chain in DER, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// Whether verifying again at `now`, with the bundles of this generation, is sure to end
+    /// the same.
+    pub(crate) fn is_fresh(&self, trust_generation: u64, now: SystemTime) -> bool {
+        self.trust_generation.load(Ordering::Relaxed) == trust_generation
+            && self.fresh.contains(&now)
+    }
+
+    /// Remembers that it was verified with the bundles of this generation.
+    pub(crate) fn renew(&self, trust_generation: u64) {
+        self.trust_generation
+            .store(trust_generation, Ordering::Relaxed);
     }
 }

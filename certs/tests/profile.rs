@@ -21,8 +21,7 @@ use wayleave_certs::TrustBundles;
 use wayleave_certs::verify::{Role, Verified, VerifyError, verify};
 
 fn check(case: &support::Chain, bundles: &TrustBundles) -> Result<Verified, VerifyError> {
-    let (leaf, rest) = case.certificates.split_first().unwrap();
-    verify(leaf, rest, bundles, Role::Client, SystemTime::now())
+    verify(&case.certificates, bundles, Role::Client, SystemTime::now())
 }
 
 fn code(result: Result<Verified, VerifyError>) -> &'static str {
@@ -151,8 +150,7 @@ fn an_empty_bundle_trusts_nobody() {
 fn a_signing_certificate_of_the_bundle_does_not_authenticate() {
     let root = Root::new("shop.example");
     let result = verify(
-        &root.certificate,
-        &[],
+        std::slice::from_ref(&root.certificate),
         &root.bundles(),
         Role::Client,
         SystemTime::now(),
@@ -164,14 +162,9 @@ fn a_signing_certificate_of_the_bundle_does_not_authenticate() {
 fn refuses_a_chain_of_too_many_certificates() {
     let root = Root::new("shop.example");
     let leaf = root.issue(WEB);
-    let many = vec![root.certificate.clone(); 10];
-    let result = verify(
-        leaf.leaf(),
-        &many,
-        &root.bundles(),
-        Role::Client,
-        SystemTime::now(),
-    );
+    let mut many = leaf.certificates.clone();
+    many.resize(11, root.certificate.clone());
+    let result = verify(&many, &root.bundles(), Role::Client, SystemTime::now());
     assert_eq!(code(result), "chain_too_long");
 }
 
@@ -182,8 +175,7 @@ fn refuses_bytes_that_are_not_one_certificate() {
     let longer = [&leaf[..], b"\0"].concat();
     for der in [&leaf[..leaf.len() - 1], &longer, b"", b"\x30\x80"] {
         let result = verify(
-            &der.into(),
-            &[],
+            &[der.into()],
             &root.bundles(),
             Role::Client,
             SystemTime::now(),

@@ -4,6 +4,7 @@
 //! are left in a slot that belongs to the task of this one handshake.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -11,9 +12,10 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use super::chain_cache::ChainCache;
 use super::provider::crypto_provider;
 use crate::Identity;
-use crate::verify::{self, Role, Verified, VerifyError};
+use crate::verify::{Verified, VerifyError};
 
 /// What a handshake found out about its peer's chain.
 pub(crate) type Outcome = Arc<OnceLock<Result<Arc<Verified>, VerifyError>>>;
@@ -27,11 +29,12 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct SvidClientVerifier {
     identity: Arc<Identity>,
+    cache: Arc<ChainCache>,
 }
 
 impl SvidClientVerifier {
-    pub(crate) fn new(identity: Arc<Identity>) -> Self {
-        Self { identity }
+    pub(crate) fn new(identity: Arc<Identity>, cache: Arc<ChainCache>) -> Self {
+        Self { identity, cache }
     }
 }
 
@@ -51,15 +54,18 @@ impl ClientCertVerifier for SvidClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let now = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
-        let bundles = self.identity.bundles();
-        let outcome = verify::verify(end_entity, intermediates, bundles, Role::Client, now);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        let outcome = self.cache.verify(&chain, &self.identity, now);
         let answer = match &outcome {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => Err(Error::InvalidCertificate(alert_for(error))),
         };
         // SECURITY: without a slot nothing is recorded, and `accept` makes no peer of it.
-        let _ = OUTCOME.try_with(|slot| slot.set(outcome.map(Arc::new)));
+        let _ = OUTCOME.try_with(|slot| slot.set(outcome));
         answer
     }
 
@@ -98,6 +104,7 @@ fn alert_for(error: &VerifyError) -> CertificateError {
         }
         VerifyError::Expired { .. } => CertificateError::Expired,
         VerifyError::NotYetValid { .. } => CertificateError::NotValidYet,
+        VerifyError::Revoked { .. } => CertificateError::Revoked,
         VerifyError::Profile(_) => CertificateError::BadEncoding,
         other => CertificateError::Other(rustls::OtherError(Arc::new(other.clone()))),
     }

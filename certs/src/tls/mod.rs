@@ -3,6 +3,7 @@
 //! TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
 //! the revocation of the SVID that it was given for.
 
+mod chain_cache;
 mod client_verifier;
 mod handshake_error;
 mod provider;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
 use super::handshake_error::HandshakeError;
 use super::provider::{crypto_provider, group_name, is_post_quantum, post_quantum_provider};
@@ -24,6 +25,9 @@ pub struct ServerTlsOptions {
     pub alpn: Vec<Alpn>,
     /// Whether to refuse a key exchange that a quantum computer could break.
     pub require_post_quantum: bool,
+    /// How many verified chains are remembered, so that a returning peer's path need not be
+    /// validated again; 0 remembers none. One chain takes about 2 KB.
+    pub cached_chains: usize,
 }
 
 impl Default for ServerTlsOptions {
@@ -31,6 +35,7 @@ impl Default for ServerTlsOptions {
         Self {
             alpn: vec![Alpn::Http2, Alpn::Http1],
             require_post_quantum: false,
+            cached_chains: 1024,
         }
     }
 }
@@ -41,6 +46,7 @@ pub struct ServerTls {
     reader: IdentityReader,
     options: ServerTlsOptions,
     prepared: ArcSwapOption<Prepared>,
+    cache: Arc<ChainCache>,
 }
 
 /// The rustls configuration for one snapshot of the identity.
@@ -54,10 +60,12 @@ impl ServerTls {
     /// Serves with whatever identity is current at each handshake.
     #[must_use]
     pub fn new(reader: IdentityReader, options: ServerTlsOptions) -> Self {
+        let cache = Arc::new(ChainCache::new(options.cached_chains));
         Self {
             reader,
             options,
             prepared: ArcSwapOption::empty(),
+            cache,
         }
     }
 
@@ -113,10 +121,11 @@ impl ServerTls {
             false => crypto_provider(),
         };
         let certified_key = Arc::clone(identity.svid().certified_key());
+        let verifier = SvidClientVerifier::new(Arc::clone(identity), Arc::clone(&self.cache));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(HandshakeError::Tls)?
-            .with_client_cert_verifier(Arc::new(SvidClientVerifier::new(Arc::clone(identity))))
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key)));
         // SECURITY: a resumed session would skip the check of the client's certificate, so
         // nothing is kept to resume from.

@@ -101,13 +101,10 @@ impl Papers {
             return false;
         };
         let bundles = [bundle].into_iter().collect();
-        let Some((leaf, rest)) = svid.chain().split_first() else {
-            return false;
-        };
         let role = crate::verify::Role::Client;
         svid.id() == &request.id
             && now < due(svid.not_before(), svid.not_after())
-            && crate::verify::verify(leaf, rest, &bundles, role, now).is_ok()
+            && crate::verify::verify(svid.chain(), &bundles, role, now).is_ok()
     }
 
     /// A pair that does not fit together (after a crash between two writes) counts as none.

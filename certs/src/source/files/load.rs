@@ -103,10 +103,7 @@ fn check_svid_against_bundle(
     bundles: &TrustBundles,
     now: SystemTime,
 ) -> Result<(), FileError> {
-    let Some((leaf, intermediates)) = svid.chain().split_first() else {
-        return Ok(());
-    };
-    match verify::verify(leaf, intermediates, bundles, Role::Server, now) {
+    match verify::verify(svid.chain(), bundles, Role::Server, now) {
         Ok(_) => Ok(()),
         Err(source) => Err(FileError::new(
             &config.bundle,
