@@ -147,6 +147,7 @@ impl PolicyReloader {
                 file = problem.file(),
                 line = problem.line(),
                 column = problem.column(),
+                text = problem.excerpt(),
                 help = problem.help_text(),
                 "policy not loaded: {problem}"
             );

@@ -26,7 +26,7 @@ pub(super) const POOL_MAX_IDLE: usize = 64;
 
 pub(super) const MAX_CONNECTIONS: usize = 10_000;
 pub(super) const MAX_HEADER_BYTES: usize = 32 << 10;
-pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_STREAMS: u32 = 128;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);

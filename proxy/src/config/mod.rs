@@ -122,7 +122,8 @@ pub struct LimitsConfig {
     pub max_connections: usize,
     /// Bytes of a request's head; 8 KiB to 1 MiB, 32 KiB by default.
     pub max_header_bytes: usize,
-    /// Time to send a request's head; 100 ms to 5 min, 10 s by default.
+    /// Time to send a request's head, and for HTTP/1.1 to wait for the next one; 100 ms to
+    /// 5 min, 60 s by default.
     pub header_timeout: Duration,
     /// Time to finish the TLS handshake; 100 ms to 5 min, 10 s by default.
     pub handshake_timeout: Duration,

@@ -84,11 +84,6 @@ impl Call {
         self.target.query()
     }
 
-    /// Path and query.
-    pub(crate) fn target(&self) -> &PathAndQuery {
-        &self.target
-    }
-
     /// The caller's HTTP version as records name it: `1.0`, `1.1` or `2`.
     pub(crate) fn version(&self) -> &'static str {
         match self.version {

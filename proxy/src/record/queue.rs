@@ -21,9 +21,12 @@ pub(crate) struct Queue {
     dropped: AtomicU64,
 }
 
+#[expect(clippy::vec_box, reason = "a record is some hundred bytes: moved by its address, never copied")]
+type Records = Vec<Box<DecisionRecord>>;
+
 #[derive(Debug, Default)]
 struct Waiting {
-    records: Vec<Box<DecisionRecord>>,
+    records: Records,
     closed: bool,
 }
 
@@ -58,7 +61,7 @@ impl Queue {
     }
 
     /// Waits for records and moves them into `batch`; false when closed and empty.
-    pub(super) fn take(&self, batch: &mut Vec<Box<DecisionRecord>>) -> bool {
+    pub(super) fn take(&self, batch: &mut Records) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.records.is_empty() {
             if waiting.closed {
