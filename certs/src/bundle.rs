@@ -13,7 +13,7 @@ use wayleave_identity::{SpiffeId, TrustDomain};
 use crate::distinguished_name;
 use crate::pem::{self, PemError};
 use crate::profile::{self, ProfileError};
-use crate::revocation::RevocationList;
+use crate::revocation::{IssuedBy, RevocationList};
 
 /// One certificate authority of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,18 +200,28 @@ impl TrustBundle {
         &self.authorities
     }
 
-    /// The same bundle with revocation lists in place of those that it had.
-    #[must_use]
-    pub fn with_revocation_lists(mut self, lists: Vec<Arc<RevocationList>>) -> Self {
-        self.revocation_lists = lists;
-        self
-    }
-
     /// The same bundle with the sequence number that its publisher gave it.
     #[must_use]
     pub fn with_sequence(mut self, sequence: Option<u64>) -> Self {
         self.sequence = sequence;
         self
+    }
+
+    /// Adds a revocation list if one of these authorities has issued it.
+    pub(crate) fn adopt(&mut self, list: &Arc<RevocationList>) -> IssuedBy {
+        let relations = || self.anchors.iter().map(|anchor| list.is_issued_by(anchor));
+        if relations().any(|relation| relation == IssuedBy::Signed) {
+            self.revocation_lists.push(Arc::clone(list));
+            return IssuedBy::Signed;
+        }
+        relations()
+            .find(|relation| *relation == IssuedBy::NameAlone)
+            .unwrap_or(IssuedBy::Other)
+    }
+
+    /// Adds a revocation list whose issuer is not an authority of the bundle: an intermediate.
+    pub(crate) fn adopt_from_intermediate(&mut self, list: Arc<RevocationList>) {
+        self.revocation_lists.push(list);
     }
 
     /// The publisher's sequence number (`spiffe_sequence`), if it gave one.

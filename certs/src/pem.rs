@@ -3,6 +3,8 @@
 //! Decodes text into DER and says what it found where it expected something else. What the
 //! DER means is checked elsewhere.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
@@ -159,36 +161,13 @@ fn labels(text: &[u8]) -> impl Iterator<Item = String> {
 
 /// Writes one PEM section with lines of 64 characters.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
-    for line in base64(der).as_bytes().chunks(64) {
-        text.extend(line.iter().map(|b| char::from(*b)));
+    for line in body.as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
         text.push('\n');
     }
     text.push_str(&format!("-----END {label}-----\n"));
-    text
-}
-
-/// Standard base64 with padding (RFC 4648 §4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |value: u32| {
-        ALPHABET
-            .get((value & 63) as usize)
-            .map_or('=', |b| char::from(*b))
-    };
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |i: usize| group.get(i).copied().map_or(0, u32::from);
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        text.push(digit(bits >> 18));
-        text.push(digit(bits >> 12));
-        text.push(if group.len() > 1 {
-            digit(bits >> 6)
-        } else {
-            '='
-        });
-        text.push(if group.len() > 2 { digit(bits) } else { '=' });
-    }
     text
 }
 

@@ -5,12 +5,14 @@
 
 use std::time::SystemTime;
 
-use rustls_pki_types::CertificateRevocationListDer;
+use rustls_pki_types::{CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
+use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::pem::{self, PemError};
 use crate::profile;
+use crate::tls::crypto_provider;
 
 /// One revocation list.
 #[derive(Debug)]
@@ -84,9 +86,57 @@ impl RevocationList {
         self.next_update
     }
 
+    /// Whether a trust anchor's name is the list's issuer, and whether its key signed the list.
+    pub(crate) fn is_issued_by(&self, anchor: &TrustAnchor<'_>) -> IssuedBy {
+        if self.parsed.issuer() != anchor.subject.as_ref() {
+            return IssuedBy::Other;
+        }
+        match self.is_signed_by(anchor) {
+            Some(true) => IssuedBy::Signed,
+            _ => IssuedBy::NameAlone,
+        }
+    }
+
+    /// None when the DER is not what it was when it was read.
+    fn is_signed_by(&self, anchor: &TrustAnchor<'_>) -> Option<bool> {
+        let (_, list) = Any::from_der(&self.der).ok()?;
+        let (rest, signed) = raw_element(list.data)?;
+        let (rest, _) = raw_element(rest)?;
+        let (_, signature) = Any::from_der(rest).ok()?;
+        let (_, signature_algorithm) = Any::from_der(list.data.get(signed.len()..)?).ok()?;
+        let (rest, key_algorithm) = Any::from_der(&anchor.subject_public_key_info).ok()?;
+        let (_, key) = Any::from_der(rest).ok()?;
+        // A bit string begins with the number of unused bits, 0 for both.
+        let (signature, key) = (signature.data.get(1..)?, key.data.get(1..)?);
+        let known = crypto_provider().signature_verification_algorithms.all;
+        Some(known.iter().any(|algorithm| {
+            algorithm.signature_alg_id().as_ref() == signature_algorithm.data
+                && algorithm.public_key_alg_id().as_ref() == key_algorithm.data
+                && algorithm.verify_signature(key, signed, signature).is_ok()
+        }))
+    }
+
     pub(crate) fn for_webpki(&self) -> &CertRevocationList<'static> {
         &self.parsed
     }
+}
+
+/// What a trust anchor has to do with a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IssuedBy {
+    /// Its name and its key.
+    Signed,
+    /// Its name, but another key.
+    NameAlone,
+    /// Nothing.
+    Other,
+}
+
+/// Splits the first DER element, header included, from what follows it.
+fn raw_element(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (rest, _) = Any::from_der(bytes).ok()?;
+    let element = bytes.get(..bytes.len() - rest.len())?;
+    Some((rest, element))
 }
 
 impl PartialEq for RevocationList {

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use support::corpus::{Case, WEB, corpus};
-use support::{Root, expires_in};
+use support::{Root, expires_in, pem};
 use wayleave_certs::TrustBundles;
 use wayleave_certs::verify::{Role, Verified, VerifyError, verify};
 
@@ -207,8 +207,8 @@ fn openssl_accepts(root: &Root, case: &Case) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, ders: &[rustls::pki_types::CertificateDer<'_>]| {
         let path = dir.path().join(name);
-        let text: String = ders.iter().map(|der| pem(der)).collect();
-        std::fs::write(&path, text).unwrap();
+        let ders: Vec<&[u8]> = ders.iter().map(AsRef::as_ref).collect();
+        std::fs::write(&path, pem("CERTIFICATE", &ders)).unwrap();
         path
     };
     let roots = write("roots.pem", std::slice::from_ref(&root.certificate));
@@ -222,16 +222,4 @@ fn openssl_accepts(root: &Root, case: &Case) -> bool {
         command.arg("-untrusted").arg(rest);
     }
     command.arg(leaf).output().unwrap().status.success()
-}
-
-fn pem(der: &[u8]) -> String {
-    let mut child = Command::new("openssl")
-        .args(["base64", "-e"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), der).unwrap();
-    let body = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
 }

@@ -27,6 +27,16 @@ pub fn trust_domain(name: &str) -> TrustDomain {
     name.parse().unwrap()
 }
 
+/// PEM sections of one label.
+pub fn pem(label: &str, ders: &[&[u8]]) -> String {
+    use base64::Engine as _;
+    let section = |der: &&[u8]| {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    ders.iter().map(section).collect()
+}
+
 /// A root of one trust domain.
 pub struct Root {
     pub trust_domain: TrustDomain,

@@ -9,6 +9,7 @@ use wayleave_identity::TrustDomain;
 
 use super::FilesConfig;
 use super::error::{FileError, FileProblem};
+use crate::revocation::{IssuedBy, RevocationList};
 use crate::verify::{self, Role};
 use crate::{Svid, TrustBundle, TrustBundles, disk};
 
@@ -26,16 +27,20 @@ impl Loaded {
         let mut reader = Reader(Context::new(&SHA256));
         let svid = read_svid(&mut reader, config, now)?;
         let own = svid.id().trust_domain();
-        let bundle = read_bundle(&mut reader, &config.bundle, own)?;
-        let mut bundles: TrustBundles = [bundle].into_iter().collect();
-        check_svid_against_bundle(config, &svid, &bundles, now)?;
+        // The own bundle is first: lists of unknown issuers go to it.
+        let mut all = vec![read_bundle(&mut reader, &config.bundle, own)?];
         for (trust_domain, path) in &config.federated {
             if trust_domain == own {
                 let problem = FileProblem::OwnTrustDomain(own.clone());
                 return Err(FileError::new(path, problem));
             }
-            bundles.insert(Arc::new(read_bundle(&mut reader, path, trust_domain)?));
+            all.push(read_bundle(&mut reader, path, trust_domain)?);
         }
+        for path in &config.revocation_lists {
+            read_revocation_lists(&mut reader, path, &mut all)?;
+        }
+        let bundles = all.into_iter().collect();
+        check_svid_against_bundle(config, &svid, &bundles, now)?;
         Ok(Self {
             svid: Arc::new(svid),
             bundles,
@@ -94,6 +99,34 @@ fn read_bundle(
     let text = reader.read(path, "trust bundle")?;
     TrustBundle::from_pem(trust_domain.clone(), &text)
         .map_err(|error| FileError::new(path, FileProblem::Bundle(error)))
+}
+
+/// Gives each list to the bundle whose authority has signed it. A list of an issuer that no
+/// bundle knows by name is that of an intermediate, and is checked when a path meets it.
+fn read_revocation_lists(
+    reader: &mut Reader,
+    path: &Path,
+    bundles: &mut [TrustBundle],
+) -> Result<(), FileError> {
+    let bytes = reader.read(path, "revocation list")?;
+    let lists = RevocationList::from_pem_or_der(&bytes)
+        .map_err(|error| FileError::new(path, FileProblem::RevocationList(error)))?;
+    for list in lists.into_iter().map(Arc::new) {
+        let relations: Vec<_> = bundles
+            .iter_mut()
+            .map(|bundle| bundle.adopt(&list))
+            .collect();
+        if relations.contains(&IssuedBy::Signed) {
+            continue;
+        }
+        if relations.contains(&IssuedBy::NameAlone) {
+            return Err(FileError::new(path, FileProblem::ForgedRevocationList));
+        }
+        if let Some(own) = bundles.first_mut() {
+            own.adopt_from_intermediate(list);
+        }
+    }
+    Ok(())
 }
 
 /// Our own SVID must verify as a peer's would; otherwise the files are not of one issuer.

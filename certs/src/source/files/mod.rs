@@ -6,6 +6,7 @@
 
 mod error;
 mod load;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,10 +16,11 @@ use wayleave_identity::TrustDomain;
 
 pub use error::{FileError, FileProblem};
 use load::Loaded;
+pub use watch::WatchTiming;
 
 use crate::{IdentityPublisher, IdentityReader};
 
-/// Which files hold the identity. All PEM.
+/// Which files hold the identity; PEM unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilesConfig {
     /// The certificate chain, leaf first.
@@ -29,6 +31,8 @@ pub struct FilesConfig {
     pub bundle: PathBuf,
     /// The authorities of other trust domains, each in a file of its own.
     pub federated: BTreeMap<TrustDomain, PathBuf>,
+    /// Certificate revocation lists (PEM or DER) of any of these trust domains.
+    pub revocation_lists: Vec<PathBuf>,
 }
 
 impl FilesConfig {
@@ -40,7 +44,16 @@ impl FilesConfig {
             key,
             bundle,
             federated: BTreeMap::new(),
+            revocation_lists: Vec::new(),
         }
+    }
+
+    /// Every file that is read.
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.svid, &self.key, &self.bundle]
+            .into_iter()
+            .chain(self.federated.values())
+            .chain(&self.revocation_lists)
     }
 }
 
@@ -83,6 +96,7 @@ impl FilesSource {
     pub fn reload(&mut self, now: SystemTime) -> Result<bool, FileError> {
         let loaded = Loaded::read(&self.config, now)?;
         if loaded.digest == self.loaded.digest {
+            self.publisher.succeeded();
             return Ok(false);
         }
         self.publisher
@@ -90,13 +104,16 @@ impl FilesSource {
         self.loaded = loaded;
         Ok(true)
     }
-}
 
-/// Checks the files without using them.
-///
-/// # Errors
-///
-/// Which file is wrong, in what, and what to do about it.
-pub fn check(config: &FilesConfig, now: SystemTime) -> Result<(), FileError> {
-    Loaded::read(config, now).map(|_| ())
+    /// Watches the files for as long as it is polled, and publishes what changes.
+    ///
+    /// A failure is logged and shows in the reader's status; the last good identity stays.
+    pub async fn watch(self) {
+        self.watch_with(WatchTiming::default()).await;
+    }
+
+    /// [`FilesSource::watch`] with other waits.
+    pub async fn watch_with(self, timing: WatchTiming) {
+        watch::Watch::new(self, timing).run().await;
+    }
 }
