@@ -216,7 +216,7 @@ fn says_when_a_file_is_missing_or_may_not_be_read() {
     );
 
     // Root may read everything, so only an ordinary user sees this refused.
-    fs::set_permissions(files.path("svid.pem"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(files.path("svid.pem"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(files.path("svid.pem")).is_err() {
         assert!(
             files

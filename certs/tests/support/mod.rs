@@ -6,6 +6,7 @@
 )]
 
 pub mod corpus;
+pub mod handshake;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -85,6 +86,26 @@ impl Root {
             certificates: vec![leaf.der().clone()],
             key,
         }
+    }
+
+    /// A list that revokes these serial numbers, in DER; the next is due in `hours`.
+    pub fn revoke(&self, serials: &[&[u8]], hours: i64) -> Vec<u8> {
+        let now = time::OffsetDateTime::from(SystemTime::now());
+        let revoked = |serial: &&[u8]| rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from_slice(serial),
+            revocation_time: now - time::Duration::hours(1),
+            reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: now - time::Duration::hours(48),
+            next_update: now + time::Duration::hours(hours),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
     /// A signing certificate below this root.
