@@ -344,6 +344,23 @@ mod tests {
         }
     }
 
+    /// Where the terminal has sent it to the command already.
+    #[tokio::test]
+    async fn an_interrupt_is_not_sent_twice_in_a_shared_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let ready = folder.path().join("ready");
+        let script = format!(
+            "trap 'exit 2' INT; trap 'exit 15' TERM; touch {}; while :; do sleep 0.05; done",
+            ready.display()
+        );
+        let words = command(&["/bin/sh", "-c", &script]);
+        let mut child = Child::spawn_in_group(&words, 4321, false).unwrap();
+        eventually("the traps are set", || ready.exists()).await;
+        child.forward(Signal::Interrupt);
+        child.forward(Signal::Terminate);
+        assert_eq!(child.wait().await.unwrap(), 15);
+    }
+
     #[tokio::test]
     async fn a_command_that_ignores_the_request_to_end_is_killed() {
         let folder = tempfile::tempdir().unwrap();

@@ -70,6 +70,11 @@ fn the_documented_defaults_are_the_defaults() {
 }
 
 #[test]
+fn the_example_to_copy_loads() {
+    read(include_str!("../../../examples/sidecar/wayleave.yaml")).unwrap();
+}
+
+#[test]
 fn every_yaml_block_of_the_document_loads() {
     let blocks = yaml_blocks();
     assert!(blocks.len() >= 6, "{}", blocks.len());
@@ -181,7 +186,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    limits: 10",
-            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout",
+            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace",
         ),
         (
             "address: 127.0.0.1:8080",
