@@ -190,7 +190,7 @@ impl Claims for NoClaims {
 }
 
 /// The last millisecond of the year 9999: the end of what a Cedar `datetime` can be written as.
-const LAST_MILLISECOND: i64 = 253_402_300_799_999;
+pub(crate) const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 
 impl Facts<'_> {
     /// What is missing for these facts to be a call at all. Such facts are denied.
@@ -217,19 +217,8 @@ impl Context<'_> {
 }
 
 impl Resource<'_> {
-    /// Whether `id` is the id of this endpoint's entity: `METHOD template`, or the
-    /// service's catch-all `*` where no template is known, never the raw path.
-    pub(crate) fn is_endpoint(&self, method: &str, id: &str) -> bool {
-        match self.template {
-            None => id == "*",
-            Some(template) => id
-                .strip_prefix(method)
-                .and_then(|rest| rest.strip_prefix(' '))
-                .is_some_and(|rest| rest == template),
-        }
-    }
-
-    /// The id of this endpoint's entity.
+    /// The id of this endpoint's entity: `METHOD template`, or the service's catch-all `*`
+    /// where no template is known, never the raw path.
     pub(crate) fn endpoint_id(&self, method: &str) -> String {
         match self.template {
             None => "*".to_owned(),
@@ -253,13 +242,8 @@ mod tests {
             documented: false,
         };
         assert_eq!(resource.endpoint_id("GET"), "*");
-        assert!(resource.is_endpoint("GET", "*"));
-        assert!(!resource.is_endpoint("GET", "GET /orders/7"));
         resource.template = Some("/orders/{id}");
         assert_eq!(resource.endpoint_id("GET"), "GET /orders/{id}");
-        assert!(resource.is_endpoint("GET", "GET /orders/{id}"));
-        assert!(!resource.is_endpoint("GE", "GET /orders/{id}"));
-        assert!(!resource.is_endpoint("GET", "*"));
     }
 
     #[test]

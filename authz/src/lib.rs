@@ -9,14 +9,18 @@
 
 mod action;
 mod calendar;
+mod compile;
 mod decision;
 mod engine;
 mod facts;
+mod hash;
+mod literals;
 pub mod load;
 mod obligation;
 mod problem;
 mod reference;
 mod schema;
+mod snapshot;
 mod store;
 
 pub use action::Action;

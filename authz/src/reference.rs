@@ -8,10 +8,18 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
+use wayleave_identity::SpiffeId;
+
 use crate::{
     action::Family,
     calendar,
-    facts::{Facts, Headers, Principal, Tls},
+    compile::{
+        call::Call,
+        fact::{ClaimType, Declared},
+        value::{Const, Net},
+    },
+    facts::{Claim, Claims, Facts, Headers, LAST_MILLISECOND, Principal, Tls},
+    snapshot::{EntityRef, Known, Snapshot, TypeId},
 };
 
 /// Why facts could not be put to Cedar. Whoever meets it denies.
@@ -37,11 +45,13 @@ pub(crate) struct Translator {
     service: EntityTypeName,
     spiffe_path: EntityTypeName,
     workload: EntityTypeName,
-    headers: Vec<String>,
+    group: EntityTypeName,
+    headers: Vec<Box<str>>,
+    claims: Vec<(Box<str>, ClaimType)>,
 }
 
 impl Translator {
-    pub(crate) fn new(headers: Vec<String>) -> Result<Self, Inexpressible> {
+    pub(crate) fn new(declared: &Declared) -> Result<Self, Inexpressible> {
         let name = |name: &str| name.parse().map_err(Inexpressible::because);
         Ok(Self {
             action: name("Action")?,
@@ -51,7 +61,9 @@ impl Translator {
             service: name("Service")?,
             spiffe_path: name("SpiffePath")?,
             workload: name("Workload")?,
-            headers,
+            group: name("Group")?,
+            headers: declared.headers.clone(),
+            claims: declared.claims.clone(),
         })
     }
 
@@ -68,10 +80,48 @@ impl Translator {
 
     /// The entities that belong to this call: the principal and its prefixes, the resource
     /// and its service.
-    pub(crate) fn entities(&self, facts: &Facts<'_>) -> Result<Vec<Entity>, Inexpressible> {
-        let mut entities = self.principal_entities(facts)?;
-        entities.extend(self.resource_entities(facts)?);
+    pub(crate) fn entities(&self, call: &Call<'_>) -> Result<Vec<Entity>, Inexpressible> {
+        let mut entities = self.principal_entities(call)?;
+        entities.extend(self.resource_entities(call)?);
         Ok(entities)
+    }
+
+    /// The snapshot as Cedar has it.
+    pub(crate) fn statics(&self, snapshot: &Snapshot) -> Result<Entities, Inexpressible> {
+        let uid_of = |number: u32| -> Result<EntityUid, Inexpressible> {
+            let known = snapshot
+                .entity(number)
+                .ok_or_else(|| Inexpressible::because("a number without an entity"))?;
+            let type_name = snapshot.type_name(known.type_id);
+            let type_name = type_name.parse().map_err(Inexpressible::because)?;
+            Ok(uid(&type_name, &known.id))
+        };
+        let mut entities = Vec::new();
+        for (number, known) in (0..).zip(snapshot.entities()) {
+            let Some(fields) = &known.attributes else {
+                continue;
+            };
+            let mut attributes = self.own_attributes(known)?;
+            for (name, value) in fields {
+                attributes.insert(name.to_string(), expression(value, &uid_of)?);
+            }
+            let parents = known.ancestors.iter().map(|parent| uid_of(*parent));
+            entities.push(entity(
+                uid_of(number)?,
+                attributes,
+                parents.collect::<Result<_, _>>()?,
+            )?);
+        }
+        Entities::from_entities(entities, None).map_err(Inexpressible::because)
+    }
+
+    /// The attributes that a workload has by its name.
+    fn own_attributes(&self, known: &Known) -> Result<Attributes, Inexpressible> {
+        if known.type_id != TypeId::WORKLOAD {
+            return Ok(Attributes::new());
+        }
+        let id: SpiffeId = known.id.parse().map_err(Inexpressible::because)?;
+        Ok(workload_attributes(&id))
     }
 
     fn principal(&self, facts: &Facts<'_>) -> EntityUid {
@@ -81,23 +131,34 @@ impl Translator {
         }
     }
 
-    fn principal_entities(&self, facts: &Facts<'_>) -> Result<Vec<Entity>, Inexpressible> {
-        let Principal::Workload(id) = facts.principal else {
-            let parents = HashSet::new();
-            return Ok(vec![Entity::new_no_attrs(self.principal(facts), parents)]);
+    fn principal_entities(&self, call: &Call<'_>) -> Result<Vec<Entity>, Inexpressible> {
+        let Principal::Workload(id) = call.facts.principal else {
+            let uid = self.principal(call.facts);
+            return Ok(vec![Entity::new_no_attrs(uid, HashSet::new())]);
         };
+        // A workload that the snapshot knows is there already, with all its ancestors.
+        if call.principal != EntityRef::Principal {
+            return Ok(Vec::new());
+        }
         let mut entities = Vec::new();
         let mut parents = HashSet::new();
         for prefix in id.prefixes() {
             let path = uid(&self.spiffe_path, prefix);
-            entities.push(Entity::new_no_attrs(path.clone(), parents.clone()));
+            if call.snapshot.path(prefix).is_none() {
+                entities.push(Entity::new_no_attrs(path.clone(), parents.clone()));
+            }
             parents.insert(path);
         }
-        let attributes = Attributes::from([
-            pair("trust_domain", text(id.trust_domain().as_str())),
-            pair("path", text(id.path())),
-        ]);
-        entities.push(entity(self.principal(facts), attributes, parents)?);
+        for path in call.paths.as_slice() {
+            let groups = call.snapshot.lends(*path).iter();
+            let groups = groups.filter_map(|group| call.snapshot.entity(*group));
+            parents.extend(groups.map(|group| uid(&self.group, &group.id)));
+        }
+        entities.push(entity(
+            self.principal(call.facts),
+            workload_attributes(id),
+            parents,
+        )?);
         Ok(entities)
     }
 
@@ -111,7 +172,8 @@ impl Translator {
         })
     }
 
-    fn resource_entities(&self, facts: &Facts<'_>) -> Result<Vec<Entity>, Inexpressible> {
+    fn resource_entities(&self, call: &Call<'_>) -> Result<Vec<Entity>, Inexpressible> {
+        let facts = call.facts;
         let resource = &facts.resource;
         let service = uid(&self.service, resource.service);
         let mut attributes = Attributes::from([
@@ -132,14 +194,13 @@ impl Translator {
                     .map(|template| pair("template", text(template))),
             );
         }
-        Ok(vec![
-            entity(
-                self.resource(facts)?,
-                attributes,
-                HashSet::from([service.clone()]),
-            )?,
-            Entity::new_no_attrs(service, HashSet::new()),
-        ])
+        let mut entities = Vec::new();
+        if call.service.is_none() {
+            entities.push(Entity::new_no_attrs(service.clone(), HashSet::new()));
+        }
+        let uid = self.resource(facts)?;
+        entities.push(entity(uid, attributes, HashSet::from([service]))?);
+        Ok(entities)
     }
 
     fn method<'a>(&self, facts: &Facts<'a>) -> Result<&'a str, Inexpressible> {
@@ -160,8 +221,11 @@ impl Translator {
                 "time",
                 RestrictedExpression::new_datetime(calendar::format(ms)),
             ),
-            pair("source_ip", ip(context.source_ip)),
-            pair("claims", record(Attributes::new())?),
+            pair(
+                "source_ip",
+                RestrictedExpression::new_ip(Net::of(context.source_ip).to_string()),
+            ),
+            pair("claims", self.claims(context.claims)?),
         ]);
         if let Some(tls) = context.tls {
             pairs.extend([pair("tls", tls_record(&tls)?)]);
@@ -194,10 +258,77 @@ impl Translator {
                 values.push(text(value));
                 false
             });
-            fields.insert(name.clone(), RestrictedExpression::new_set(values));
+            fields.insert(name.to_string(), RestrictedExpression::new_set(values));
         }
         record(fields)
     }
+
+    fn claims(&self, claims: &dyn Claims) -> Result<RestrictedExpression, Inexpressible> {
+        let mut fields = Attributes::new();
+        for (name, of_type) in &self.claims {
+            let value = match (of_type, claims.claim(name)) {
+                (ClaimType::Text, Some(Claim::Text(value))) => text(value),
+                (ClaimType::Long, Some(Claim::Long(value))) => {
+                    RestrictedExpression::new_long(value)
+                }
+                (ClaimType::Bool, Some(Claim::Bool(value))) => {
+                    RestrictedExpression::new_bool(value)
+                }
+                (ClaimType::Texts, Some(Claim::Texts(values))) => {
+                    RestrictedExpression::new_set(values.iter().map(|value| text(value)))
+                }
+                _ => continue,
+            };
+            fields.insert(name.to_string(), value);
+        }
+        record(fields)
+    }
+}
+
+fn workload_attributes(id: &SpiffeId) -> Attributes {
+    Attributes::from([
+        pair("trust_domain", text(id.trust_domain().as_str())),
+        pair("path", text(id.path())),
+    ])
+}
+
+/// A constant as Cedar writes it.
+fn expression(
+    constant: &Const,
+    uid_of: &dyn Fn(u32) -> Result<EntityUid, Inexpressible>,
+) -> Result<RestrictedExpression, Inexpressible> {
+    Ok(match constant {
+        Const::Bool(value) => RestrictedExpression::new_bool(*value),
+        Const::Long(value) => RestrictedExpression::new_long(*value),
+        Const::Text(value) => text(value),
+        Const::Entity(EntityRef::Known(number)) => {
+            RestrictedExpression::new_entity_uid(uid_of(*number)?)
+        }
+        Const::Entity(_) => return Err(Inexpressible::because("an entity of a call")),
+        Const::Decimal(value) => RestrictedExpression::new_decimal(decimal(*value)),
+        Const::Ip(net) => RestrictedExpression::new_ip(net.to_string()),
+        Const::Datetime(ms) if (0..=LAST_MILLISECOND).contains(ms) => {
+            RestrictedExpression::new_datetime(calendar::format(*ms))
+        }
+        Const::Datetime(_) => return Err(Inexpressible::because("a time before 1970")),
+        Const::Duration(ms) => RestrictedExpression::new_duration(format!("{ms}ms")),
+        Const::Set(members) => {
+            let members = members.iter().map(|member| expression(member, uid_of));
+            RestrictedExpression::new_set(members.collect::<Result<Vec<_>, _>>()?)
+        }
+        Const::Record(fields) => {
+            let fields = fields
+                .iter()
+                .map(|(name, value)| Ok((name.to_string(), expression(value, uid_of)?)));
+            record(fields.collect::<Result<_, Inexpressible>>()?)?
+        }
+    })
+}
+
+fn decimal(ten_thousandths: i64) -> String {
+    let sign = if ten_thousandths < 0 { "-" } else { "" };
+    let absolute = ten_thousandths.unsigned_abs();
+    format!("{sign}{}.{:04}", absolute / 10_000, absolute % 10_000)
 }
 
 fn tls_record(tls: &Tls<'_>) -> Result<RestrictedExpression, Inexpressible> {
@@ -209,17 +340,6 @@ fn tls_record(tls: &Tls<'_>) -> Result<RestrictedExpression, Inexpressible> {
             RestrictedExpression::new_bool(tls.post_quantum),
         ),
     ]))
-}
-
-/// Cedar refuses IPv6 addresses that are written with an IPv4 tail, as std writes mapped ones.
-fn ip(address: std::net::IpAddr) -> RestrictedExpression {
-    match address {
-        std::net::IpAddr::V4(address) => RestrictedExpression::new_ip(address.to_string()),
-        std::net::IpAddr::V6(address) => {
-            let groups = address.segments().map(|group| format!("{group:x}"));
-            RestrictedExpression::new_ip(groups.join(":"))
-        }
-    }
 }
 
 fn uid(type_name: &EntityTypeName, id: &str) -> EntityUid {

@@ -43,6 +43,14 @@ impl Origin {
             .unwrap_or_default()
     }
 
+    /// Where this text stands in the policy; the whole policy if it is written otherwise.
+    pub(crate) fn find(&self, text: &str) -> Range<usize> {
+        match self.text().find(text) {
+            Some(at) => self.span.start + at..self.span.start + at + text.len(),
+            None => self.span.clone(),
+        }
+    }
+
     pub(crate) fn line(&self) -> usize {
         self.source.place(self.span.start).0
     }
