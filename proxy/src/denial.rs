@@ -3,11 +3,12 @@
 //! gRPC callers trailers only. Policy text never leaves; the decision id finds it.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::forward::ResponseBody;
+use crate::inbound::Afterwards;
 use crate::protocol::{Ambiguity, Shape, grpc};
 use crate::record::{Entry, Failure};
 
@@ -104,7 +105,7 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
-            Failure::UpstreamBroke | Failure::CallerGone => (
+            Failure::UpstreamBroke | Failure::CallerGone | Failure::TrustEnded => (
                 StatusCode::BAD_GATEWAY,
                 "the service broke off before it answered",
             ),
@@ -113,7 +114,11 @@ impl Denial {
     }
 
     /// The answer to the caller; the call ends with it.
-    pub(crate) fn into_response(mut self, shape: Shape) -> Response<ResponseBody> {
+    pub(crate) fn into_response(
+        mut self,
+        shape: Shape,
+        afterwards: Afterwards,
+    ) -> Response<ResponseBody> {
         self.entry.answered(self.status);
         self.entry.completed();
         let mut response = match shape {
@@ -122,6 +127,9 @@ impl Denial {
         };
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if afterwards == Afterwards::Closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

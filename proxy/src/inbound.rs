@@ -2,12 +2,14 @@
 //! recorded here, in that order.
 
 mod connection;
+mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -17,11 +19,13 @@ use wayleave_certs::{IdentityReader, Peer};
 
 use crate::config::{LimitsConfig, UpstreamProtocol};
 use crate::denial::Denial;
-use crate::enforce::Enforcer;
+use crate::enforce::{Enforcer, Lease};
 use crate::forward::{self, Pool, ResponseBody, headers};
 use crate::protocol::{Call, Shape};
 use crate::record::metrics::Metrics;
 use crate::record::{Entry, Origin, Recorder};
+use crate::trust::Trust;
+pub(crate) use unread::Afterwards;
 
 /// Receive window of one HTTP/2 stream, in bytes: what one stalled call may hold in memory.
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
@@ -63,7 +67,12 @@ impl Inbound {
     ) {
         let handshake =
             tokio::time::timeout(self.limits.handshake_timeout, self.tls.accept(socket));
-        let (stream, peer) = match handshake.await {
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
+            // Nothing was asked yet, so nothing is lost.
+            () = drain.cancelled() => return,
+        };
+        let (stream, peer) = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => return self.refused(source, &error),
             Err(_) => return self.timed_out(source),
@@ -119,25 +128,39 @@ impl Connection {
         self.served.fetch_add(1, Ordering::Relaxed);
         let entry = self.inbound.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
-        let call = match Call::read(&head) {
-            Ok(call) => call,
-            Err(why) => return Ok(ambiguous(entry, &head, why)),
+        let (shape, version) = (Shape::of(&head), head.version);
+        let lease = match self.decide(entry, shape, &mut head) {
+            Ok(lease) => lease,
+            Err(denial) => {
+                let connection = unread::after(&head, body).await;
+                return Ok(denial.into_response(shape, connection));
+            }
         };
-        let shape = call.shape();
+        let left = unread::when_dropped(version, &body);
+        let request = Request::from_parts(head, body);
+        let pool = &self.inbound.pool;
+        let answer = forward::forward(lease, request, pool, || self.trust()).await;
+        Ok(answer.unwrap_or_else(|denial| denial.into_response(shape, left)))
+    }
+
+    /// Reads a request's head, makes it what will be forwarded, and asks the policies.
+    fn decide(&self, mut entry: Entry, shape: Shape, head: &mut Parts) -> Result<Lease, Denial> {
+        let call = match Call::read(shape, head) {
+            Ok(call) => call,
+            Err(why) => {
+                let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
+                entry.refused(why.reason_code(), None, Some(target));
+                return Err(Denial::ambiguous(entry, why));
+            }
+        };
         headers::clean_request(&mut head.headers, self.upgrade(shape));
         let Origin { peer, source, .. } = &self.origin;
         let enforcer = &self.inbound.enforcer;
-        let answer = match enforcer.enforce(entry, call, peer, *source, &head.headers) {
-            Ok(lease) => {
-                if let Some(xfcc) = &self.xfcc {
-                    headers::set_caller(&mut head.headers, xfcc);
-                }
-                let request = Request::from_parts(head, body);
-                forward::forward(lease, request, &self.inbound.pool).await
-            }
-            Err(denial) => Err(denial),
-        };
-        Ok(answer.unwrap_or_else(|denial| denial.into_response(shape)))
+        let lease = enforcer.enforce(entry, call, peer, *source, &head.headers)?;
+        if let Some(xfcc) = &self.xfcc {
+            headers::set_caller(&mut head.headers, xfcc);
+        }
+        Ok(lease)
     }
 
     /// A WebSocket handshake is carried to an upstream that can answer it.
@@ -148,20 +171,12 @@ impl Connection {
         }
     }
 
+    /// Ends when the peer would no longer be accepted.
+    fn trust(&self) -> Trust {
+        Trust::new(self.inbound.identity.clone(), self.origin.peer.clone())
+    }
+
     fn is_idle(&self) -> bool {
         self.origin.open_calls.load(Ordering::Relaxed) == 0
     }
-}
-
-fn ambiguous(
-    mut entry: Entry,
-    head: &http::request::Parts,
-    why: crate::protocol::Ambiguity,
-) -> Response<ResponseBody> {
-    let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
-    entry.refused(why.reason_code(), None, Some(target));
-    let grpc =
-        head.version == http::Version::HTTP_2 && crate::protocol::grpc::is_grpc(&head.headers);
-    let shape = if grpc { Shape::Grpc } else { Shape::Http };
-    Denial::ambiguous(entry, why).into_response(shape)
 }

@@ -19,4 +19,5 @@ mod listener;
 mod policies;
 mod protocol;
 mod record;
+mod trust;
 mod worker;

@@ -36,10 +36,7 @@ impl PolicyFiles {
     /// When a path cannot be read.
     pub(crate) fn read(&self) -> Result<Inputs, LoadErrors> {
         let policies = wayleave_authz::load::read(&self.paths)?;
-        Ok(Inputs {
-            policies,
-            ..Inputs::default()
-        })
+        Ok(Inputs { policies })
     }
 
     /// Reads and compiles.

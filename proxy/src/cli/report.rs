@@ -14,13 +14,13 @@ pub(crate) fn mistake(what: &dyn Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// An error and its causes on one line; a cause that the text ends in already is not repeated.
+/// An error and its causes on one line; a cause that the text tells already is not repeated.
 fn chain(what: &dyn Error) -> String {
     let mut line = what.to_string();
     let mut cause = what.source();
     while let Some(error) = cause {
         let text = error.to_string();
-        if !line.ends_with(&text) {
+        if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);
         }
@@ -37,12 +37,21 @@ pub(crate) fn problems<'a>(problems: impl Iterator<Item = &'a dyn Diagnostic>) -
         eprint!("{}", render(problem, color));
         found += 1;
     }
-    eprintln!("{}", count(found, "problem", "problems"));
+    if found > 1 {
+        eprintln!("{}", count(found, "problem", "problems"));
+    }
     ExitCode::from(USAGE)
 }
 
-/// A problem with its place drawn under the offending text, and its remedy.
+/// A problem with its place drawn under the offending text, and its remedy; one line when it
+/// has no text to point into.
 pub(crate) fn render(problem: &dyn Diagnostic, color: bool) -> String {
+    if problem.source_code().is_none() {
+        return match problem.help() {
+            Some(help) => format!("wayleave: {problem}; {help}\n"),
+            None => format!("wayleave: {problem}\n"),
+        };
+    }
     let theme = match color {
         true => GraphicalTheme::unicode(),
         false => GraphicalTheme::unicode_nocolor(),

@@ -82,6 +82,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(error) => return start_failed(&error),
     };
+    tokio::spawn(source.watch());
     tell_ready(&sidecar);
     wait_for_end(&mut signals).await;
     sidecar

@@ -30,6 +30,7 @@ pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_STREAMS: u32 = 128;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const TRUST_GRACE: Duration = Duration::from_secs(5);
 
 impl Default for LimitsConfig {
     fn default() -> Self {
@@ -40,6 +41,7 @@ impl Default for LimitsConfig {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_concurrent_streams: MAX_STREAMS,
             idle_timeout: IDLE_TIMEOUT,
+            trust_grace: TRUST_GRACE,
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct LimitsConfig {
     pub max_concurrent_streams: u32,
     /// Time a connection may stay without a request; 1 s to 24 h, 300 s by default.
     pub idle_timeout: Duration,
+    /// Time for calls in flight once their peer is no longer trusted; 0 s to 1 h, 5 s by default.
+    pub trust_grace: Duration,
 }
 
 /// The admin listener: health, metrics and recent decisions.

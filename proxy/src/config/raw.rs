@@ -89,6 +89,7 @@ pub(super) struct RawLimits {
     pub(super) handshake_timeout: Option<Field>,
     pub(super) max_concurrent_streams: Option<Field>,
     pub(super) idle_timeout: Option<Field>,
+    pub(super) trust_grace: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

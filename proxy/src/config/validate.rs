@@ -219,6 +219,7 @@ impl Validator<'_> {
             Ok(u32::try_from(streams).unwrap_or(u32::MAX))
         });
         let idle = self.time(raw.idle_timeout, default::IDLE_TIMEOUT, &IDLE_TIME);
+        let grace = self.time(raw.trust_grace, default::TRUST_GRACE, &DRAIN_TIME);
         Some(LimitsConfig {
             max_connections: connections?,
             max_header_bytes: header_bytes?,
@@ -226,6 +227,7 @@ impl Validator<'_> {
             handshake_timeout: handshake?,
             max_concurrent_streams: streams?,
             idle_timeout: idle?,
+            trust_grace: grace?,
         })
     }
 

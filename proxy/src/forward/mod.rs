@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
+use crate::trust::Trust;
 pub(crate) use body::ResponseBody;
 use body::{Progress, RequestBody};
 use error::ForwardError;
@@ -23,6 +24,7 @@ pub(crate) use pool::Pool;
 use pool::{Answer, Held};
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
+/// A call that becomes a tunnel leaves its connection, so it is given the peer's trust.
 ///
 /// # Errors
 /// A [`Denial`] that tells the caller 502 or 504.
@@ -30,6 +32,7 @@ pub(crate) async fn forward(
     lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
+    trust: impl FnOnce() -> Trust,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
     let (mut request, progress) = body::watched(request);
@@ -50,7 +53,7 @@ pub(crate) async fn forward(
     };
     match (response.status(), downstream) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, downstream))
+            Ok(tunnel::open(lease, response, downstream, trust()))
         }
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
             let failure = ForwardError::UnexpectedUpgrade.failure();

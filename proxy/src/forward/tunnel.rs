@@ -1,33 +1,42 @@
 //! An upgraded connection: bytes both ways until either side ends. Nothing is carried
 //! before the upstream has said 101 and the caller has been told.
 
+use std::io;
+use std::time::Duration;
+
 use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::body::ResponseBody;
 use super::headers;
 use crate::enforce::Lease;
 use crate::record::Failure;
+use crate::trust::Trust;
+
+/// How long one side of a tunnel may go on after the other has closed.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Answers 101 and carries bytes from then on, for as long as the lease holds.
 pub(super) fn open(
     mut lease: Lease,
     mut response: Response<Incoming>,
     downstream: OnUpgrade,
+    trust: Trust,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
-    tokio::spawn(carry(lease, downstream, upstream));
+    tokio::spawn(carry(lease, downstream, upstream, trust));
     let (mut head, _) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
     Response::from_parts(head, ResponseBody::empty())
 }
 
-async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade) {
+async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, trust: Trust) {
     let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
         Ok(sides) => sides,
         Err(error) => {
@@ -35,16 +44,44 @@ async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade) {
             return lease.failed(Failure::UpstreamBroke);
         }
     };
-    match join(downstream, upstream).await {
-        Ok(_) => lease.completed(),
-        Err(error) => {
-            tracing::debug!(%error, "tunnel ended");
-            lease.failed(Failure::UpstreamBroke);
+    tokio::select! {
+        joined = join(downstream, upstream) => match joined {
+            Ok(_) => lease.completed(),
+            Err(error) => {
+                tracing::debug!(%error, "tunnel ended");
+                lease.failed(Failure::UpstreamBroke);
+            }
+        },
+        why = trust.ended() => {
+            tracing::warn!(reason_code = why.reason_code(), error = %why, "peer no longer trusted, tunnel closed");
+            lease.failed(Failure::TrustEnded);
         }
     }
 }
 
-async fn join(downstream: Upgraded, upstream: Upgraded) -> std::io::Result<(u64, u64)> {
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    copy_bidirectional(&mut downstream, &mut upstream).await
+/// Carries bytes both ways. Once one side has ended, the other has a moment to end too.
+async fn join(downstream: Upgraded, upstream: Upgraded) -> io::Result<()> {
+    let (mut from_caller, mut to_caller) = tokio::io::split(TokioIo::new(downstream));
+    let (mut from_upstream, mut to_upstream) = tokio::io::split(TokioIo::new(upstream));
+    let up = carry_one_way(&mut from_caller, &mut to_upstream);
+    let down = carry_one_way(&mut from_upstream, &mut to_caller);
+    tokio::pin!(up, down);
+    tokio::select! {
+        ended = &mut up => {
+            ended?;
+            timeout(HALF_CLOSED, down).await.unwrap_or(Ok(()))
+        }
+        ended = &mut down => {
+            ended?;
+            timeout(HALF_CLOSED, up).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+async fn carry_one_way(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    tokio::io::copy(from, to).await?;
+    to.shutdown().await
 }

@@ -15,9 +15,13 @@ use wayleave_certs::Alpn;
 
 use super::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
 use crate::config::LimitsConfig;
+use crate::trust::TrustEnded;
 
 /// Bytes that wait to be written on one HTTP/2 stream at most.
 const SEND_BUFFER: usize = 128 * 1024;
+
+/// How long a connection that is to finish may take over its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What both versions' connections can do.
 trait Drivable: Future<Output = hyper::Result<()>> {
@@ -70,22 +74,55 @@ fn http2(limits: &LimitsConfig) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Polls a connection to its end, and asks it to finish once when draining begins or when
-/// nothing has been asked for the idle time.
+/// Polls a connection to its end. Asks it to finish once, when draining begins, when nothing
+/// was asked for the idle time, or when the peer is no longer trusted; and closes it after
+/// the grace time in that last case.
 async fn drive(
     serving: impl Drivable,
     connection: &Connection,
     drain: CancellationToken,
 ) -> hyper::Result<()> {
     tokio::pin!(serving);
-    let idle = connection.inbound.limits.idle_timeout;
+    let distrusted = connection.trust().ended();
+    tokio::pin!(distrusted);
+    let limits = &connection.inbound.limits;
+    let mut why = None;
     tokio::select! {
         result = &mut serving => return result,
         () = drain.cancelled() => {}
-        () = idled(connection, idle) => {}
+        () = idled(connection, limits.idle_timeout) => {}
+        ended = &mut distrusted => why = Some(ended),
     }
     serving.as_mut().finish();
-    serving.await
+    let mut grace = limits.trust_grace;
+    if why.is_none() {
+        tokio::select! {
+            result = &mut serving => return result,
+            ended = distrusted => why = Some(ended),
+            () = unused(connection) => grace = Duration::ZERO,
+        }
+    }
+    if let Some(why) = why {
+        tell_distrust(connection, &why);
+    }
+    // What does not finish in time is cut when `serving` is dropped.
+    tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
+}
+
+fn tell_distrust(connection: &Connection, why: &TrustEnded) {
+    let reason_code = why.reason_code();
+    connection.inbound.metrics.trust_ended(reason_code);
+    let (source, peer) = (connection.origin.source, connection.origin.peer.id());
+    tracing::warn!(%source, %peer, reason_code, error = %why, "peer no longer trusted, connection closing");
+}
+
+/// Completes when a connection that is to finish has not asked for anything. An HTTP/2
+/// connection whose preface has not come would not finish by itself.
+async fn unused(connection: &Connection) {
+    tokio::time::sleep(FIRST_REQUEST).await;
+    if connection.served.load(Ordering::Relaxed) > 0 {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Completes once no request was begun or open for a whole idle time.

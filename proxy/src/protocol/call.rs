@@ -39,7 +39,7 @@ impl Call {
     ///
     /// # Errors
     /// When the head has more than one reading: see [`Ambiguity`].
-    pub(crate) fn read(head: &Parts) -> Result<Self, Ambiguity> {
+    pub(crate) fn read(shape: Shape, head: &Parts) -> Result<Self, Ambiguity> {
         if head.method == Method::CONNECT {
             return Err(Ambiguity::ConnectRefused);
         }
@@ -50,7 +50,7 @@ impl Call {
             canonical::check_path(target.path())?;
         }
         Ok(Self {
-            shape: shape(head),
+            shape,
             method: head.method.clone(),
             host,
             target: target.clone(),
@@ -113,13 +113,16 @@ impl Call {
     }
 }
 
-fn shape(head: &Parts) -> Shape {
-    if head.version == Version::HTTP_2 && grpc::is_grpc(&head.headers) {
-        Shape::Grpc
-    } else if head.version == Version::HTTP_11 && asks_for_websocket(&head.headers) {
-        Shape::WebSocket
-    } else {
-        Shape::Http
+impl Shape {
+    /// The shape of the exchange that a request opens.
+    pub(crate) fn of(head: &Parts) -> Self {
+        if head.version == Version::HTTP_2 && grpc::is_grpc(&head.headers) {
+            Self::Grpc
+        } else if head.version == Version::HTTP_11 && asks_for_websocket(&head.headers) {
+            Self::WebSocket
+        } else {
+            Self::Http
+        }
     }
 }
 
@@ -165,7 +168,8 @@ mod tests {
     use http::Request;
 
     fn read(builder: http::request::Builder) -> Result<Call, Ambiguity> {
-        Call::read(&builder.body(()).unwrap().into_parts().0)
+        let head = builder.body(()).unwrap().into_parts().0;
+        Call::read(Shape::of(&head), &head)
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     /// The upstream broke off, or answered what is not HTTP.
     UpstreamBroke,
+    /// The peer's certificate expired or was revoked while the call was open.
+    TrustEnded,
 }
 
 impl Failure {
@@ -35,6 +37,7 @@ impl Failure {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
+            Self::TrustEnded => "trust_ended",
         }
     }
 }

@@ -55,6 +55,11 @@ struct ResultLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason_code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyExchangeLabels {
     key_exchange: &'static str,
 }
@@ -69,6 +74,7 @@ pub(crate) struct Metrics {
     handshakes: Family<ResultLabels, Counter>,
     key_exchanges: Family<KeyExchangeLabels, Counter>,
     connections: Gauge,
+    trust_ended: Family<ReasonLabels, Counter>,
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
     svid_expiry: Gauge<f64, AtomicU64>,
@@ -93,6 +99,7 @@ impl Metrics {
             handshakes: Family::default(),
             key_exchanges: Family::default(),
             connections: Gauge::default(),
+            trust_ended: Family::default(),
             policy_loads: Family::default(),
             policies: Gauge::default(),
             svid_expiry: Gauge::default(),
@@ -136,6 +143,11 @@ impl Metrics {
             "wayleave_connections",
             "Open inbound connections",
             self.connections.clone(),
+        );
+        r.register(
+            "wayleave_trust_ended",
+            "Connections ended because their peer is no longer trusted",
+            self.trust_ended.clone(),
         );
         r.register(
             "wayleave_policy_loads",
@@ -220,6 +232,13 @@ impl Metrics {
             .get_or_create(&ResultLabels {
                 result: reason_code,
             })
+            .inc();
+    }
+
+    /// Counts a connection that was ended because its peer is no longer trusted.
+    pub(crate) fn trust_ended(&self, reason_code: &'static str) {
+        self.trust_ended
+            .get_or_create(&ReasonLabels { reason_code })
             .inc();
     }
 

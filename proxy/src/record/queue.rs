@@ -21,7 +21,7 @@ pub(crate) struct Queue {
     dropped: AtomicU64,
 }
 
-#[expect(clippy::vec_box, reason = "a record is some hundred bytes: moved by its address, never copied")]
+/// Boxed: a record is some hundred bytes, and moves by its address.
 type Records = Vec<Box<DecisionRecord>>;
 
 #[derive(Debug, Default)]

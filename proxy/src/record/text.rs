@@ -73,5 +73,6 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamUnreachable => "upstream unreachable",
         Failure::UpstreamTimeout => "upstream timed out",
         Failure::UpstreamBroke => "upstream broke off",
+        Failure::TrustEnded => "peer no longer trusted",
     }
 }

@@ -1,0 +1,59 @@
+//! What becomes of an HTTP/1.1 connection when a request is answered before its body was
+//! read: a short body is read and thrown away, so that the connection serves the next
+//! request; otherwise the answer says that it closes.
+
+use std::time::Duration;
+
+use http::Version;
+use http::header::EXPECT;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+/// Bytes of an unwanted body that are worth a kept connection.
+const WORTH_READING: u64 = 64 * 1024;
+/// Time that they may take.
+const WORTH_WAITING: Duration = Duration::from_secs(1);
+
+/// Whether the connection serves another request after this answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It does, or the protocol has other means to say so.
+    Open,
+    /// It does not, and the answer says `Connection: close`.
+    Closes,
+}
+
+/// Reads what is left of a refused request's body, if that is little.
+pub(super) async fn after(head: &Parts, body: Incoming) -> Afterwards {
+    if when_dropped(head.version, &body) == Afterwards::Open {
+        return Afterwards::Open;
+    }
+    let short = body
+        .size_hint()
+        .exact()
+        .is_some_and(|bytes| bytes <= WORTH_READING);
+    // Reading would make hyper ask for the body with 100 Continue.
+    if !short || head.headers.contains_key(EXPECT) {
+        return Afterwards::Closes;
+    }
+    match tokio::time::timeout(WORTH_WAITING, spend(body)).await {
+        Ok(Ok(())) => Afterwards::Open,
+        Ok(Err(_)) | Err(_) => Afterwards::Closes,
+    }
+}
+
+/// What follows when the body is dropped as it is.
+pub(super) fn when_dropped(version: Version, body: &Incoming) -> Afterwards {
+    match version >= Version::HTTP_2 || body.is_end_stream() {
+        true => Afterwards::Open,
+        false => Afterwards::Closes,
+    }
+}
+
+async fn spend(mut body: Incoming) -> Result<(), hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
+    Ok(())
+}
