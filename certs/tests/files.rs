@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use support::{Chain, Root, expires_in, pem};
 use tempfile::TempDir;
 use wayleave_certs::IdentityReader;
+use wayleave_certs::bundle::BundleDocument;
 use wayleave_certs::source::files::{FileError, FilesConfig, FilesSource, WatchTiming};
 
 const CART: &str = "spiffe://shop.example/ns/web/sa/cart";
@@ -253,6 +254,62 @@ fn keeps_federated_bundles_apart() {
             .contains("`shop.example` is the SVID's own"),
         "{error}"
     );
+}
+
+#[test]
+fn reads_bundles_in_the_spiffe_format_and_its_map_form() {
+    let (shop, partner) = (Root::new("shop.example"), Root::new("partner.example"));
+    let jwks = |root: &Root| {
+        let document = BundleDocument {
+            bundle: root.bundle(),
+            refresh_hint: None,
+        };
+        document.to_jwks()
+    };
+    let map = |entries: &[(&Root, &str)]| {
+        let entry = |(root, text): &(&Root, &str)| format!("\"{}\": {text}", root.trust_domain);
+        let entries: Vec<_> = entries.iter().map(entry).collect();
+        format!("{{\"trust_domains\": {{{}}}}}", entries.join(", "))
+    };
+    let files = Files::new(&shop, &shop.issue(CART));
+    let trusted = |files: &Files| {
+        files
+            .load()
+            .unwrap()
+            .reader()
+            .current()
+            .unwrap()
+            .bundles()
+            .len()
+    };
+    files.write("bundle.pem", &jwks(&shop));
+    assert_eq!(trusted(&files), 1);
+    files.write(
+        "bundle.pem",
+        &map(&[(&partner, &jwks(&partner)), (&shop, &jwks(&shop))]),
+    );
+    assert_eq!(trusted(&files), 2);
+    files.write("bundle.pem", &map(&[(&partner, &jwks(&partner))]));
+    assert!(
+        files
+            .error()
+            .ends_with("it has no bundle for trust domain `shop.example`")
+    );
+
+    files.write("bundle.pem", &root_pem(&shop));
+    let forged = Root::new("shop.example");
+    files.write(
+        "partner.json",
+        &map(&[(&partner, &jwks(&partner)), (&forged, &jwks(&forged))]),
+    );
+    let mut config = files.config();
+    config
+        .federated
+        .insert(partner.trust_domain.clone(), files.path("partner.json"));
+    let source = FilesSource::load(config, SystemTime::now()).unwrap();
+    let identity = source.reader().current().unwrap();
+    let own = identity.bundles().of(&shop.trust_domain).unwrap();
+    assert_eq!(own.authorities()[0].certificate(), &shop.certificate);
 }
 
 #[test]

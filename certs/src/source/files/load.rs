@@ -27,14 +27,19 @@ impl Loaded {
         let mut reader = Reader(Context::new(&SHA256));
         let svid = read_svid(&mut reader, config, now)?;
         let own = svid.id().trust_domain();
+        let mut all = read_bundles(&mut reader, &config.bundle, own)?;
         // The own bundle is first: lists of unknown issuers go to it.
-        let mut all = vec![read_bundle(&mut reader, &config.bundle, own)?];
+        all.sort_by_key(|bundle| bundle.trust_domain() != own);
         for (trust_domain, path) in &config.federated {
             if trust_domain == own {
                 let problem = FileProblem::OwnTrustDomain(own.clone());
                 return Err(FileError::new(path, problem));
             }
-            all.push(read_bundle(&mut reader, path, trust_domain)?);
+            let mut found = read_bundles(&mut reader, path, trust_domain)?;
+            // SECURITY: a partner's file speaks for the partner's trust domain and no other.
+            found.retain(|bundle| bundle.trust_domain() == trust_domain);
+            all.retain(|bundle| bundle.trust_domain() != trust_domain);
+            all.append(&mut found);
         }
         for path in &config.revocation_lists {
             read_revocation_lists(&mut reader, path, &mut all)?;
@@ -91,13 +96,13 @@ fn check_validity(svid: &Svid, now: SystemTime) -> Result<(), FileProblem> {
     }
 }
 
-fn read_bundle(
+fn read_bundles(
     reader: &mut Reader,
     path: &Path,
     trust_domain: &TrustDomain,
-) -> Result<TrustBundle, FileError> {
+) -> Result<Vec<TrustBundle>, FileError> {
     let text = reader.read(path, "trust bundle")?;
-    TrustBundle::from_pem(trust_domain.clone(), &text)
+    TrustBundle::from_any(trust_domain.clone(), &text)
         .map_err(|error| FileError::new(path, FileProblem::Bundle(error)))
 }
 

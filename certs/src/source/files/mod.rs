@@ -27,9 +27,10 @@ pub struct FilesConfig {
     pub svid: PathBuf,
     /// The leaf's private key, unencrypted.
     pub key: PathBuf,
-    /// The authorities of the SVID's own trust domain.
+    /// The authorities of the SVID's own trust domain: PEM, or the SPIFFE bundle format. In
+    /// the map form of the latter, the other trust domains are trusted as well.
     pub bundle: PathBuf,
-    /// The authorities of other trust domains, each in a file of its own.
+    /// The authorities of other trust domains, each in a file of its own, in the same forms.
     pub federated: BTreeMap<TrustDomain, PathBuf>,
     /// Certificate revocation lists (PEM or DER) of any of these trust domains.
     pub revocation_lists: Vec<PathBuf>,

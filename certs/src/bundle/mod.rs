@@ -3,12 +3,16 @@
 //! Bundles are never pooled: a lookup names a trust domain and yields that domain's
 //! authorities alone.
 
+pub mod jwks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use wayleave_identity::{SpiffeId, TrustDomain};
+
+pub use jwks::{BundleDocument, JwksError};
 
 use crate::distinguished_name;
 use crate::pem::{self, PemError};
@@ -43,6 +47,9 @@ pub enum BundleError {
     /// The PEM could not be read.
     #[error(transparent)]
     Pem(#[from] PemError),
+    /// The JSON could not be read.
+    #[error(transparent)]
+    Jwks(#[from] JwksError),
     /// A certificate could not be read.
     #[error("authority {position}: {source}")]
     Malformed {
@@ -160,6 +167,30 @@ impl TrustBundle {
     /// When there is no certificate, or one is not a CA of this trust domain.
     pub fn from_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, BundleError> {
         Self::from_der(trust_domain, pem::certificates(text)?)
+    }
+
+    /// Reads a bundle in any form that it is stored in: PEM, the SPIFFE bundle format, or the
+    /// map form of it, of which the other trust domains come along.
+    ///
+    /// # Errors
+    ///
+    /// When there is no bundle for `trust_domain`, or one is not usable.
+    pub fn from_any(trust_domain: TrustDomain, text: &[u8]) -> Result<Vec<Self>, BundleError> {
+        if !jwks::is_json(text) {
+            return Ok(vec![Self::from_pem(trust_domain, text)?]);
+        }
+        if !jwks::is_map(text) {
+            return Ok(vec![BundleDocument::from_jwks(trust_domain, text)?.bundle]);
+        }
+        let documents = BundleDocument::from_jwks_map(text)?;
+        let bundles: Vec<_> = documents.into_iter().map(|d| d.bundle).collect();
+        if bundles
+            .iter()
+            .any(|bundle| bundle.trust_domain == trust_domain)
+        {
+            return Ok(bundles);
+        }
+        Err(JwksError::NoTrustDomain(trust_domain).into())
     }
 
     /// Takes the CA certificates of one trust domain in DER; none is legal and trusts nobody.
