@@ -1,0 +1,31 @@
+//! The built sidecar, started on port 0 and met by real clients: curl, openssl, Python and
+//! clients of this process, before real applications and an upstream that remembers.
+//!
+//! One binary, so that it is linked once; every test has a sidecar of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod support;
+
+mod sidecar {
+    mod admin;
+    mod applications;
+    mod clients;
+    mod commands;
+    mod dev;
+    mod drain;
+    mod forwarding;
+    mod handshake;
+    mod policy;
+    mod readme;
+    mod record;
+    mod refused;
+    mod streams;
+    mod upstream_failures;
+}

@@ -1,0 +1,115 @@
+//! Policies while the sidecar runs: edits are picked up, mistakes change nothing.
+
+use crate::support::eventually;
+use crate::support::setup::{POLICY, Setup, Sidecar};
+use crate::support::upstream::{Speaks, Upstream};
+
+async fn until_status(sidecar: &Sidecar, caller: &str, expected: u16) {
+    eventually(&format!("{caller} to get {expected}"), || async {
+        (sidecar.get(caller, "/").await.status == expected).then_some(())
+    })
+    .await;
+}
+
+fn edit(sidecar: &Sidecar, policy: &str) {
+    std::fs::write(sidecar.policy_file(), policy).unwrap();
+}
+
+#[tokio::test]
+async fn picks_up_an_edit_while_running() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    assert_eq!(sidecar.get("agent", "/").await.status, 403);
+    edit(&sidecar, &POLICY.replace("sa/frontend", "sa/agent"));
+    until_status(&sidecar, "agent", 200).await;
+    assert_eq!(sidecar.get("frontend", "/").await.status, 403);
+    let decided = |effect: &'static str| {
+        sidecar.record(move |record| {
+            record["effect"] == effect && record["principal"].as_str().unwrap().ends_with("/agent")
+        })
+    };
+    let (before, after) = (decided("deny").await, decided("allow").await);
+    assert_ne!(before["policy_revision"], after["policy_revision"]);
+}
+
+#[tokio::test]
+async fn picks_up_a_file_that_is_added_and_one_that_is_removed() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    let extra = sidecar.setup.path("policies/quiet.cedar");
+    std::fs::write(
+        &extra,
+        r#"@id("quiet") forbid (principal, action, resource);"#,
+    )
+    .unwrap();
+    until_status(&sidecar, "frontend", 403).await;
+    let denied = sidecar
+        .record(|record| record["reason_code"] == "policy_deny")
+        .await;
+    assert_eq!(denied["policies"], serde_json::json!(["quiet"]));
+    std::fs::remove_file(&extra).unwrap();
+    until_status(&sidecar, "frontend", 200).await;
+}
+
+#[tokio::test]
+async fn a_broken_edit_keeps_the_last_good_policy_and_names_its_place() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    let broken = format!("{POLICY}\n@id(\"typo\")\npermit (principal, acton, resource);\n");
+    let line = broken
+        .lines()
+        .position(|line| line.contains("acton"))
+        .unwrap()
+        + 1;
+    edit(&sidecar, &broken);
+    let logged = sidecar
+        .process
+        .stderr
+        .contains(&format!("main.cedar:{line}:"))
+        .await;
+    let place = logged.split("main.cedar:").nth(1).unwrap();
+    let column = place.split(':').nth(1).unwrap();
+    assert!(
+        column.starts_with(|c: char| c.is_ascii_digit()),
+        "no column in {logged}"
+    );
+    assert_eq!(sidecar.get("frontend", "/").await.status, 200);
+    assert_eq!(sidecar.get("agent", "/").await.status, 403);
+    edit(&sidecar, &POLICY.replace("sa/frontend", "sa/agent"));
+    until_status(&sidecar, "agent", 200).await;
+}
+
+#[tokio::test]
+async fn emptying_the_policies_denies() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    until_status(&sidecar, "frontend", 200).await;
+    edit(
+        &sidecar,
+        "@id(\"never\") forbid (principal, action, resource);\n",
+    );
+    until_status(&sidecar, "frontend", 403).await;
+}
+
+#[tokio::test]
+async fn a_reason_is_told_only_where_the_listener_says_so() {
+    let policy = r#"@id("no-agents") @reason("agents may not call the app") @status("429")
+                    forbid (principal, action, resource);"#;
+    for (show, told) in [(false, false), (true, true)] {
+        let upstream = Upstream::start(Speaks::Http1).await;
+        let mut setup = Setup::new(upstream.address);
+        setup.write_policy(policy);
+        if show {
+            setup.inbound_keys.push("show_reason: true");
+        }
+        let answer = setup.start().await.get("agent", "/").await;
+        assert_eq!(answer.status, 429);
+        assert!(!answer.header("retry-after").is_empty());
+        assert_eq!(answer.text().contains("agents may not call the app"), told);
+        assert!(
+            !answer.text().contains("no-agents"),
+            "a policy id was leaked"
+        );
+        upstream.assert_untouched();
+    }
+}
