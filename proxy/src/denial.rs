@@ -7,8 +7,6 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use crate::forward::ResponseBody;
-use crate::inbound::Afterwards;
 use crate::protocol::{Ambiguity, Shape, grpc};
 use crate::record::{Entry, Failure};
 
@@ -21,6 +19,15 @@ pub(crate) struct Denial {
     detail: Box<str>,
     /// Seconds after which a new attempt makes sense.
     retry_after: Option<u32>,
+}
+
+/// Whether the connection serves another request after this answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It does, or the protocol has other means to say so.
+    Open,
+    /// It does not, and the answer says `Connection: close`.
+    Closes,
 }
 
 /// The problem document (RFC 9457 section 3).
@@ -114,11 +121,7 @@ impl Denial {
     }
 
     /// The answer to the caller; the call ends with it.
-    pub(crate) fn into_response(
-        mut self,
-        shape: Shape,
-        afterwards: Afterwards,
-    ) -> Response<ResponseBody> {
+    pub(crate) fn into_response(mut self, shape: Shape, afterwards: Afterwards) -> Response<Bytes> {
         self.entry.answered(self.status);
         self.entry.completed();
         let mut response = match shape {
@@ -136,7 +139,7 @@ impl Denial {
         response
     }
 
-    fn problem(&self) -> Response<ResponseBody> {
+    fn problem(&self) -> Response<Bytes> {
         let problem = Problem {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Refused"),
@@ -147,7 +150,7 @@ impl Denial {
         };
         let mut body = serde_json::to_vec(&problem).unwrap_or_default();
         body.push(b'\n');
-        let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status;
         let problem_json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, problem_json);
@@ -155,8 +158,8 @@ impl Denial {
     }
 
     /// gRPC's refusal without a message: one HEADERS frame that ends the stream.
-    fn trailers_only(&self) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::empty());
+    fn trailers_only(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
         let message = format!("{} (decision {})", self.detail, self.entry.id());
         let message = HeaderValue::try_from(grpc::encode_message(&message));
         let headers = response.headers_mut();

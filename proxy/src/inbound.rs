@@ -25,12 +25,7 @@ use crate::protocol::{Call, Shape};
 use crate::record::metrics::Metrics;
 use crate::record::{Entry, Origin, Recorder};
 use crate::trust::Trust;
-pub(crate) use unread::Afterwards;
 
-/// Receive window of one HTTP/2 stream, in bytes: what one stalled call may hold in memory.
-pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
-/// Receive window of one HTTP/2 connection, in bytes.
-pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
 
@@ -133,14 +128,19 @@ impl Connection {
             Ok(lease) => lease,
             Err(denial) => {
                 let connection = unread::after(&head, body).await;
-                return Ok(denial.into_response(shape, connection));
+                return Ok(denial
+                    .into_response(shape, connection)
+                    .map(ResponseBody::own));
             }
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
         let pool = &self.inbound.pool;
         let answer = forward::forward(lease, request, pool, || self.trust()).await;
-        Ok(answer.unwrap_or_else(|denial| denial.into_response(shape, left)))
+        Ok(
+            answer
+                .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
+        )
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.

@@ -1,27 +1,28 @@
 //! Carries an allowed call to the upstream and the answer back. Needs a [`Lease`] by
 //! value: what was not allowed cannot be forwarded.
 
-mod body;
 mod error;
 pub(crate) mod headers;
 mod pool;
+mod request_body;
+mod response_body;
 mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
 use crate::trust::Trust;
-pub(crate) use body::ResponseBody;
-use body::{Progress, RequestBody};
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
+use request_body::Progress;
+pub(crate) use response_body::ResponseBody;
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
 /// A call that becomes a tunnel leaves its connection, so it is given the peer's trust.
@@ -35,7 +36,7 @@ pub(crate) async fn forward(
     trust: impl FnOnce() -> Trust,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
-    let (mut request, progress) = body::watched(request);
+    let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
     headers::address(&mut request, pool.config());
     let answer = within(
@@ -87,12 +88,4 @@ async fn within<T>(
             Err(_) => return Err(ForwardError::ResponseTimeout(limit)),
         }
     }
-}
-
-/// Whether a request may be sent a second time when a kept connection turns out dead:
-/// idempotent (RFC 9110 section 9.2.2) and without a body.
-fn replayable(request: &Request<RequestBody>) -> bool {
-    request.method().is_idempotent()
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(http::header::UPGRADE)
 }

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::body::RequestBody;
 use super::error::ForwardError;
+use super::request_body::RequestBody;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
+use crate::protocol::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// A connection that was used within this time is taken for alive; an older one may have
 /// been closed under us, so a request on it is prepared to be sent again.
@@ -183,8 +184,8 @@ impl Pool {
         let stream = self.connect().await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(Some(super::super::inbound::STREAM_WINDOW))
-            .initial_connection_window_size(Some(super::super::inbound::CONNECTION_WINDOW))
+            .initial_stream_window_size(Some(STREAM_WINDOW))
+            .initial_connection_window_size(Some(CONNECTION_WINDOW))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ForwardError::Handshake)?;
@@ -226,7 +227,7 @@ impl Pool {
 
 /// A copy of a request that may be sent twice.
 fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !super::replayable(request) {
+    if !replayable(request) {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty());
@@ -235,4 +236,12 @@ fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+/// Whether a request may be sent a second time when a kept connection turns out dead:
+/// idempotent (RFC 9110 section 9.2.2) and without a body.
+fn replayable(request: &Request<RequestBody>) -> bool {
+    request.method().is_idempotent()
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(http::header::UPGRADE)
 }

@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::headers;
+use super::response_body::ResponseBody;
 use crate::enforce::Lease;
 use crate::record::Failure;
 use crate::trust::Trust;
@@ -33,7 +33,7 @@ pub(super) fn open(
     let (mut head, _) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
-    Response::from_parts(head, ResponseBody::empty())
+    Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
 async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, trust: Trust) {

@@ -13,12 +13,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use wayleave_certs::Alpn;
 
-use super::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
+use super::Connection;
 use crate::config::LimitsConfig;
+use crate::protocol::http2::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use crate::trust::TrustEnded;
-
-/// Bytes that wait to be written on one HTTP/2 stream at most.
-const SEND_BUFFER: usize = 128 * 1024;
 
 /// How long a connection that is to finish may take over its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);

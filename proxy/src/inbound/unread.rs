@@ -10,19 +10,12 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
+use crate::denial::Afterwards;
+
 /// Bytes of an unwanted body that are worth a kept connection.
 const WORTH_READING: u64 = 64 * 1024;
 /// Time that they may take.
 const WORTH_WAITING: Duration = Duration::from_secs(1);
-
-/// Whether the connection serves another request after this answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Afterwards {
-    /// It does, or the protocol has other means to say so.
-    Open,
-    /// It does not, and the answer says `Connection: close`.
-    Closes,
-}
 
 /// Reads what is left of a refused request's body, if that is little.
 pub(super) async fn after(head: &Parts, body: Incoming) -> Afterwards {
