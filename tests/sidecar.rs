@@ -22,6 +22,7 @@ mod sidecar {
     mod drain;
     mod forwarding;
     mod handshake;
+    mod identity;
     mod policy;
     mod readme;
     mod record;

@@ -304,3 +304,50 @@ async fn two_pipelined_requests_are_decided_one_by_one() {
     assert!(answers.contains("HTTP/1.1 200 OK"), "{answers}");
     assert_eq!(upstream.only().target, "/allowed");
 }
+
+#[tokio::test]
+async fn a_connection_above_the_limit_is_closed() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut setup = Setup::new(upstream.address);
+    setup.limits.push("max_connections: 2");
+    let sidecar = setup.start().await;
+    let mut first = sidecar.http1("frontend").await;
+    let second = sidecar.http1("frontend").await;
+    let caller = sidecar.setup.caller("frontend");
+    assert!(sidecar.connect(Some(&caller), &["h2"]).await.is_err());
+    assert_eq!(first.send(client::get("/")).await.status, 200);
+    drop(second);
+    crate::support::eventually("a place to be free", || async {
+        sidecar.connect(Some(&caller), &["h2"]).await.ok().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_go_on_is_cut() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut setup = Setup::new(upstream.address);
+    setup.limits.push("handshake_timeout: 300ms");
+    let sidecar = setup.start().await;
+    let mut stream = tokio::net::TcpStream::connect(sidecar.inbound)
+        .await
+        .unwrap();
+    // The head of a TLS record that announces more than ever comes.
+    stream.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within("the cut", stream.read_to_end(&mut rest)).await;
+    sidecar.process.stderr.contains("handshake_timeout").await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut setup = Setup::new(upstream.address);
+    setup.limits.push("idle_timeout: 1s");
+    let sidecar = setup.start().await;
+    for alpn in ["http/1.1", "h2"] {
+        let mut stream = sidecar.stream("frontend", &[alpn]).await;
+        let mut rest = Vec::new();
+        let _ = within("the close", stream.read_to_end(&mut rest)).await;
+    }
+}

@@ -1,12 +1,15 @@
 //! What the caller is told when an allowed call meets an upstream in trouble.
 
+use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::support::client;
 use crate::support::eventually;
+use crate::support::script::Scripted;
 use crate::support::setup::Setup;
 use crate::support::upstream::{Speaks, Upstream};
+use crate::support::within;
 
 /// An address that nobody listens on.
 async fn nobody() -> std::net::SocketAddr {
@@ -104,4 +107,92 @@ async fn an_upstream_that_comes_back_is_used_again() {
         (sidecar.get("frontend", "/").await.status == 200).then_some(())
     })
     .await;
+}
+
+/// An answer that is cut must never look complete to the caller, whatever they speak.
+async fn is_cut(answer: &'static [u8]) {
+    let upstream = Scripted::start(answer).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    let mut http1 = sidecar.http1("frontend").await;
+    let response = within("the head", http1.0.send_request(client::get("/")))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let body = within("the body", response.into_body().collect()).await;
+    assert!(
+        body.is_err(),
+        "looks complete over HTTP/1.1: {:?}",
+        body.unwrap().to_bytes()
+    );
+
+    let mut http2 = sidecar.http2("frontend").await;
+    let request = client::get(&sidecar.url("/"));
+    let response = within("the head", http2.0.send_request(request))
+        .await
+        .unwrap();
+    let body = within("the body", response.into_body().collect()).await;
+    assert!(
+        body.is_err(),
+        "looks complete over HTTP/2: {:?}",
+        body.unwrap().to_bytes()
+    );
+    let record = sidecar.record(|record| record["status"] == 200).await;
+    assert_eq!(record["failure"], "upstream_broke");
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_its_length_does_not_look_complete() {
+    is_cut(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this").await;
+}
+
+#[tokio::test]
+async fn a_chunked_body_without_its_end_does_not_look_complete() {
+    is_cut(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nonly this\r\n").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_smuggles_a_second_one_is_not_taken_for_two() {
+    let upstream = Scripted::start(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged",
+    )
+    .await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    let mut client = sidecar.http1("frontend").await;
+    for _ in 0..5 {
+        let answer = client.send(client::get("/")).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.text().as_str()),
+            (200, "ok")
+        );
+    }
+    assert_eq!(upstream.requests(), 5);
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_after_each_answer_loses_no_call() {
+    let upstream = Scripted::start(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    let mut client = sidecar.http1("frontend").await;
+    for number in 0..20 {
+        let answer = client.send(client::get("/")).await;
+        assert_eq!(answer.status, 200, "call {number}: {}", answer.text());
+    }
+    assert_eq!(upstream.requests(), 20);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_stays_one() {
+    for (answer, status) in [
+        (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], 204),
+        (b"HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ncontent-length: 50\r\n\r\n", 304),
+        (b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200),
+    ] {
+        let upstream = Scripted::start(answer).await;
+        let sidecar = Setup::new(upstream.address).start().await;
+        let told = sidecar.get("frontend", "/").await;
+        assert_eq!((told.status.as_u16(), told.body.len()), (status, 0));
+        let mut http2 = sidecar.http2("frontend").await;
+        let told = http2.send(client::get(&sidecar.url("/"))).await;
+        assert_eq!((told.status.as_u16(), told.body.len()), (status, 0));
+    }
 }

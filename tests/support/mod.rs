@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod pki;
 pub(crate) mod process;
+pub(crate) mod script;
 pub(crate) mod setup;
 pub(crate) mod tool;
 pub(crate) mod upstream;
