@@ -22,6 +22,7 @@ mod sidecar {
     mod drain;
     mod forwarding;
     mod handshake;
+    mod hostile;
     mod identity;
     mod policy;
     mod readme;
