@@ -17,10 +17,10 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use wayleave_authz::PolicyStore;
 use wayleave_certs::IdentityReader;
 
+use crate::drain::Drain;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
 
@@ -44,7 +44,7 @@ pub(crate) struct Admin {
     pub(crate) policies: PolicyStore,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
-    pub(crate) drain: CancellationToken,
+    pub(crate) drain: Drain,
 }
 
 impl Admin {
@@ -113,7 +113,7 @@ impl Admin {
     /// Ready when a call can be decided: with an SVID, with policies, and not draining.
     fn readyz(&self) -> Answer {
         let mut reasons = Vec::new();
-        if self.drain.is_cancelled() {
+        if self.drain.is_begun() {
             reasons.push("draining");
         }
         if !self.identity.is_usable(SystemTime::now()) {

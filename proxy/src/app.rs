@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{ServerTls, ServerTlsOptions};
 
 use crate::admin::Admin;
 use crate::config::InboundConfig;
+use crate::drain::Drain;
 use crate::enforce::Enforcer;
 use crate::forward::Pool;
 use crate::inbound::Inbound;
@@ -83,8 +82,7 @@ fn bind_words(error: &io::Error) -> String {
 pub(crate) struct Sidecar {
     inbound: Vec<(Arc<str>, SocketAddr)>,
     admin: SocketAddr,
-    drain: CancellationToken,
-    tasks: TaskTracker,
+    drain: Drain,
     workers: Workers,
     writer: Writer,
 }
@@ -127,8 +125,7 @@ impl Sidecar {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             recorder: Recorder::new(queue),
-            drain: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            drain: Drain::default(),
             workers: Workers::start(workers)?,
         };
         let mut addresses = Vec::new();
@@ -146,17 +143,11 @@ impl Sidecar {
         };
         tokio::spawn(Arc::new(service).run(bound.admin));
         tokio::spawn(reloader.run());
-        let Fleet {
-            drain,
-            tasks,
-            workers,
-            ..
-        } = fleet;
+        let Fleet { drain, workers, .. } = fleet;
         Ok(Self {
             inbound: addresses,
             admin,
             drain,
-            tasks,
             workers,
             writer,
         })
@@ -175,18 +166,7 @@ impl Sidecar {
     /// Takes no new connection, lets the calls in flight finish for `limit` at most or until
     /// `hurry` completes, and ends.
     pub(crate) async fn drain(self, limit: Duration, hurry: impl Future<Output = ()>) {
-        tracing::info!(connections = self.tasks.len(), "draining");
-        self.drain.cancel();
-        self.tasks.close();
-        tokio::select! {
-            () = self.tasks.wait() => tracing::info!("drained"),
-            () = tokio::time::sleep(limit) => {
-                tracing::warn!(connections = self.tasks.len(), "drain timeout: connections cut");
-            }
-            () = hurry => {
-                tracing::warn!(connections = self.tasks.len(), "second signal: connections cut");
-            }
-        }
+        self.drain.run(limit, hurry).await;
         let (workers, writer) = (self.workers, self.writer);
         let ended = tokio::task::spawn_blocking(move || {
             workers.stop();
@@ -226,8 +206,7 @@ struct Fleet {
     store: PolicyStore,
     metrics: Arc<Metrics>,
     recorder: Recorder,
-    drain: CancellationToken,
-    tasks: TaskTracker,
+    drain: Drain,
     workers: Workers,
 }
 
@@ -256,7 +235,6 @@ impl Fleet {
             connections: Arc::new(Semaphore::new(config.limits.max_connections)),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
-            tasks: self.tasks.clone(),
         };
         first.runtime().spawn(async move {
             match tokio::net::TcpListener::from_std(socket) {

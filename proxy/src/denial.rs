@@ -112,7 +112,10 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
-            Failure::UpstreamBroke | Failure::CallerGone | Failure::TrustEnded => (
+            Failure::UpstreamBroke
+            | Failure::CallerGone
+            | Failure::TrustEnded
+            | Failure::Drained => (
                 StatusCode::BAD_GATEWAY,
                 "the service broke off before it answered",
             ),

@@ -9,18 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use http::header::EXPECT;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 use wayleave_certs::tls::{HandshakeError, ServerTls};
 use wayleave_certs::{IdentityReader, Peer};
 
 use crate::config::{LimitsConfig, UpstreamProtocol};
 use crate::denial::Denial;
+use crate::drain::Drain;
 use crate::enforce::{Enforcer, Lease};
-use crate::forward::{self, Pool, ResponseBody, headers};
+use crate::forward::{self, Pool, ResponseBody, Tenure, headers};
 use crate::protocol::{Call, Shape};
 use crate::record::metrics::Metrics;
 use crate::record::{Entry, Origin, Recorder};
@@ -50,6 +51,7 @@ struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    drain: Drain,
 }
 
 impl Inbound {
@@ -58,14 +60,14 @@ impl Inbound {
         self: Arc<Self>,
         socket: TcpStream,
         source: SocketAddr,
-        drain: CancellationToken,
+        drain: Drain,
     ) {
         let handshake =
             tokio::time::timeout(self.limits.handshake_timeout, self.tls.accept(socket));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
             // Nothing was asked yet, so nothing is lost.
-            () = drain.cancelled() => return,
+            () = drain.begun() => return,
         };
         let (stream, peer) = match accepted {
             Ok(Ok(accepted)) => accepted,
@@ -74,8 +76,8 @@ impl Inbound {
         };
         self.metrics.handshake_completed(peer.tls().key_exchange);
         tracing::debug!(listener = &*self.name, %source, peer = %peer.id(), "connection");
-        let connection = Arc::new(Connection::new(self, peer, source));
-        connection::serve(stream, connection, drain).await;
+        let connection = Arc::new(Connection::new(self, peer, source, drain));
+        connection::serve(stream, connection).await;
     }
 
     fn refused(&self, source: SocketAddr, error: &HandshakeError) {
@@ -97,7 +99,7 @@ impl Inbound {
 }
 
 impl Connection {
-    fn new(inbound: Arc<Inbound>, peer: Peer, source: SocketAddr) -> Self {
+    fn new(inbound: Arc<Inbound>, peer: Peer, source: SocketAddr, drain: Drain) -> Self {
         let own = inbound.identity.current();
         let xfcc = headers::xfcc(own.as_ref().map(|own| &**own.svid()), &peer);
         let origin = Origin {
@@ -105,13 +107,14 @@ impl Connection {
             service: Arc::clone(&inbound.enforcer.service),
             peer,
             source,
-            open_calls: Arc::default(),
+            calls: Arc::default(),
         };
         Self {
             inbound,
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            drain,
         }
     }
 
@@ -124,10 +127,11 @@ impl Connection {
         let entry = self.inbound.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
+        let expects = head.headers.contains_key(EXPECT);
         let lease = match self.decide(entry, shape, &mut head) {
             Ok(lease) => lease,
             Err(denial) => {
-                let connection = unread::after(&head, body).await;
+                let connection = unread::after(version, expects, body).await;
                 return Ok(denial
                     .into_response(shape, connection)
                     .map(ResponseBody::own));
@@ -136,7 +140,7 @@ impl Connection {
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
         let pool = &self.inbound.pool;
-        let answer = forward::forward(lease, request, pool, || self.trust()).await;
+        let answer = forward::forward(lease, request, pool, || self.tenure()).await;
         Ok(
             answer
                 .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
@@ -176,7 +180,15 @@ impl Connection {
         Trust::new(self.inbound.identity.clone(), self.origin.peer.clone())
     }
 
+    /// How long a tunnel that leaves this connection may last.
+    fn tenure(&self) -> Tenure {
+        Tenure {
+            trust: self.trust(),
+            drain: self.drain.clone(),
+        }
+    }
+
     fn is_idle(&self) -> bool {
-        self.origin.open_calls.load(Ordering::Relaxed) == 0
+        self.origin.calls.none_open()
     }
 }

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod denial;
+mod drain;
 mod enforce;
 mod forward;
 mod inbound;

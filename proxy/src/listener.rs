@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::drain::Drain;
 use crate::inbound::Inbound;
 use crate::record::metrics::Metrics;
 use crate::worker::Seat;
@@ -39,8 +38,7 @@ pub(crate) struct Listener {
     pub(crate) seats: Vec<(Seat, Arc<Inbound>)>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) drain: CancellationToken,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) drain: Drain,
 }
 
 impl Listener {
@@ -49,7 +47,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.drain.cancelled() => return,
+                () = self.drain.begun() => return,
             };
             match accepted {
                 Ok((stream, source)) => self.admit(stream, source),
@@ -84,7 +82,7 @@ impl Listener {
                 inbound.serve(stream, source, drain).await;
                 drop(place);
             };
-            self.tasks.spawn(serve);
+            self.drain.spawn(serve);
             return;
         }
         let stream = match stream.into_std() {
@@ -98,7 +96,7 @@ impl Listener {
             }
             drop(place);
         };
-        self.tasks.spawn_on(serve, seat.runtime());
+        self.drain.spawn_on(serve, seat.runtime());
     }
 }
 

@@ -17,15 +17,15 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-use crate::trust::Trust;
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
 use request_body::Progress;
 pub(crate) use response_body::ResponseBody;
+pub(crate) use tunnel::Tenure;
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
-/// A call that becomes a tunnel leaves its connection, so it is given the peer's trust.
+/// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// # Errors
 /// A [`Denial`] that tells the caller 502 or 504.
@@ -33,7 +33,7 @@ pub(crate) async fn forward(
     lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
-    trust: impl FnOnce() -> Trust,
+    tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
     let (mut request, progress) = request_body::watched(request);
@@ -54,7 +54,7 @@ pub(crate) async fn forward(
     };
     match (response.status(), downstream) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, downstream, trust()))
+            Ok(tunnel::open(lease, response, downstream, tenure()))
         }
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
             let failure = ForwardError::UnexpectedUpgrade.failure();

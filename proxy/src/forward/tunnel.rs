@@ -13,9 +13,16 @@ use tokio::time::timeout;
 
 use super::headers;
 use super::response_body::ResponseBody;
+use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
 use crate::trust::Trust;
+
+/// How long a tunnel may last, whatever is carried.
+pub(crate) struct Tenure {
+    pub(crate) trust: Trust,
+    pub(crate) drain: Drain,
+}
 
 /// How long one side of a tunnel may go on after the other has closed.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
@@ -25,18 +32,19 @@ pub(super) fn open(
     mut lease: Lease,
     mut response: Response<Incoming>,
     downstream: OnUpgrade,
-    trust: Trust,
+    tenure: Tenure,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
-    tokio::spawn(carry(lease, downstream, upstream, trust));
+    let drain = tenure.drain.clone();
+    drain.spawn(carry(lease, downstream, upstream, tenure));
     let (mut head, _) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
-async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, trust: Trust) {
+async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
     let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
         Ok(sides) => sides,
         Err(error) => {
@@ -52,10 +60,11 @@ async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tru
                 lease.failed(Failure::UpstreamBroke);
             }
         },
-        why = trust.ended() => {
+        why = tenure.trust.ended() => {
             tracing::warn!(reason_code = why.reason_code(), error = %why, "peer no longer trusted, tunnel closed");
             lease.failed(Failure::TrustEnded);
         }
+        () = tenure.drain.cut() => lease.failed(Failure::Drained),
     }
 }
 

@@ -10,12 +10,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 use wayleave_certs::Alpn;
 
 use super::Connection;
 use crate::config::LimitsConfig;
 use crate::protocol::http2::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use crate::record::Failure;
 use crate::trust::TrustEnded;
 
 /// How long a connection that is to finish may take over its first request.
@@ -27,11 +27,7 @@ trait Drivable: Future<Output = hyper::Result<()>> {
 }
 
 /// Serves a connection in the protocol that its handshake agreed on.
-pub(super) async fn serve(
-    stream: TlsStream<TcpStream>,
-    connection: Arc<Connection>,
-    drain: CancellationToken,
-) {
+pub(super) async fn serve(stream: TlsStream<TcpStream>, connection: Arc<Connection>) {
     let io = TokioIo::new(stream);
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| Arc::clone(&shared).call(request));
@@ -39,11 +35,11 @@ pub(super) async fn serve(
     let result = match connection.origin.peer.tls().alpn {
         Alpn::Http1 => {
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
-            drive(serving, &connection, drain).await
+            drive(serving, &connection).await
         }
         Alpn::Http2 => {
             let serving = http2(limits).serve_connection(io, service);
-            drive(serving, &connection, drain).await
+            drive(serving, &connection).await
         }
     };
     if let Err(error) = result {
@@ -72,39 +68,45 @@ fn http2(limits: &LimitsConfig) -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// Why a connection is asked to finish.
+enum Finish {
+    Draining,
+    Idle,
+    Distrusted(TrustEnded),
+}
+
 /// Polls a connection to its end. Asks it to finish once, when draining begins, when nothing
-/// was asked for the idle time, or when the peer is no longer trusted; and closes it after
-/// the grace time in that last case.
-async fn drive(
-    serving: impl Drivable,
-    connection: &Connection,
-    drain: CancellationToken,
-) -> hyper::Result<()> {
+/// was asked for the idle time, or when the peer is no longer trusted.
+async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result<()> {
     tokio::pin!(serving);
     let distrusted = connection.trust().ended();
     tokio::pin!(distrusted);
     let limits = &connection.inbound.limits;
-    let mut why = None;
+    let why = tokio::select! {
+        result = &mut serving => return result,
+        () = connection.drain.begun() => Finish::Draining,
+        () = idled(connection, limits.idle_timeout) => Finish::Idle,
+        ended = &mut distrusted => Finish::Distrusted(ended),
+    };
+    serving.as_mut().finish();
+    let distrusted = async {
+        match why {
+            Finish::Distrusted(ended) => ended,
+            Finish::Draining | Finish::Idle => distrusted.await,
+        }
+    };
+    // What has not finished by the end of this is cut when `serving` is dropped.
     tokio::select! {
         result = &mut serving => return result,
-        () = drain.cancelled() => {}
-        () = idled(connection, limits.idle_timeout) => {}
-        ended = &mut distrusted => why = Some(ended),
-    }
-    serving.as_mut().finish();
-    let mut grace = limits.trust_grace;
-    if why.is_none() {
-        tokio::select! {
-            result = &mut serving => return result,
-            ended = distrusted => why = Some(ended),
-            () = unused(connection) => grace = Duration::ZERO,
+        () = unused(connection) => {}
+        () = connection.drain.cut() => connection.origin.calls.cut(Failure::Drained),
+        ended = distrusted => {
+            tell_distrust(connection, &ended);
+            connection.origin.calls.cut(Failure::TrustEnded);
+            return tokio::time::timeout(limits.trust_grace, serving).await.unwrap_or(Ok(()));
         }
     }
-    if let Some(why) = why {
-        tell_distrust(connection, &why);
-    }
-    // What does not finish in time is cut when `serving` is dropped.
-    tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
+    Ok(())
 }
 
 fn tell_distrust(connection: &Connection, why: &TrustEnded) {

@@ -5,8 +5,6 @@
 use std::time::Duration;
 
 use http::Version;
-use http::header::EXPECT;
-use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -17,9 +15,10 @@ const WORTH_READING: u64 = 64 * 1024;
 /// Time that they may take.
 const WORTH_WAITING: Duration = Duration::from_secs(1);
 
-/// Reads what is left of a refused request's body, if that is little.
-pub(super) async fn after(head: &Parts, body: Incoming) -> Afterwards {
-    if when_dropped(head.version, &body) == Afterwards::Open {
+/// Reads what is left of a refused request's body, if that is little and the caller does
+/// not wait (`expects`) to be told to send it.
+pub(super) async fn after(version: Version, expects: bool, body: Incoming) -> Afterwards {
+    if when_dropped(version, &body) == Afterwards::Open {
         return Afterwards::Open;
     }
     let short = body
@@ -27,7 +26,7 @@ pub(super) async fn after(head: &Parts, body: Incoming) -> Afterwards {
         .exact()
         .is_some_and(|bytes| bytes <= WORTH_READING);
     // Reading would make hyper ask for the body with 100 Continue.
-    if !short || head.headers.contains_key(EXPECT) {
+    if !short || expects {
         return Afterwards::Closes;
     }
     match tokio::time::timeout(WORTH_WAITING, spend(body)).await {

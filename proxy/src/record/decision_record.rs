@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     UpstreamBroke,
     /// The peer's certificate expired or was revoked while the call was open.
     TrustEnded,
+    /// The sidecar was stopping, and the call did not finish in the time for that.
+    Drained,
 }
 
 impl Failure {
@@ -38,6 +40,7 @@ impl Failure {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
+            Self::Drained => "drained",
         }
     }
 }

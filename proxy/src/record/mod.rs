@@ -4,6 +4,7 @@
 //! so a caller that goes away leaves a record too. Workers only push; a thread of its own
 //! serialises, counts and writes, so that no decision waits for a disk.
 
+mod calls;
 mod decision_record;
 pub(crate) mod metrics;
 mod queue;
@@ -13,7 +14,6 @@ mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use wayleave_authz::{Decision, Effect, Obligations};
 use wayleave_certs::Peer;
 
 use crate::protocol::Call;
+pub(crate) use calls::Calls;
 pub(crate) use decision_record::{DecisionRecord, Failure};
 pub(crate) use queue::Queue;
 pub(crate) use recent::Recent;
@@ -41,11 +42,11 @@ impl Recorder {
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
         let record = DecisionRecord::new(Uuid::now_v7(), SystemTime::now(), origin);
-        origin.open_calls.fetch_add(1, Ordering::Relaxed);
+        origin.calls.begin();
         Entry {
             record: Some(Box::new(record)),
             opened: Instant::now(),
-            open_calls: Arc::clone(&origin.open_calls),
+            calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),
         }
     }
@@ -58,8 +59,7 @@ pub(crate) struct Origin {
     pub(crate) service: Arc<str>,
     pub(crate) peer: Peer,
     pub(crate) source: SocketAddr,
-    /// Calls of this connection that have not ended yet.
-    pub(crate) open_calls: Arc<AtomicU32>,
+    pub(crate) calls: Arc<Calls>,
 }
 
 /// The open record of one call. Dropping it ends the call and submits the record.
@@ -68,7 +68,7 @@ pub(crate) struct Entry {
     /// INVARIANT: `Some` until drop.
     record: Option<Box<DecisionRecord>>,
     opened: Instant,
-    open_calls: Arc<AtomicU32>,
+    calls: Arc<Calls>,
     queue: Arc<Queue>,
 }
 
@@ -170,11 +170,11 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.calls.end();
         if let Some(mut record) = self.record.take() {
             record.call_time = self.opened.elapsed();
             if !record.complete && record.failure.is_none() {
-                record.failure = Some(Failure::CallerGone);
+                record.failure = Some(self.calls.why_cut());
             }
             self.queue.push(record);
         }

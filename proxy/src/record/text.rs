@@ -74,5 +74,6 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamTimeout => "upstream timed out",
         Failure::UpstreamBroke => "upstream broke off",
         Failure::TrustEnded => "peer no longer trusted",
+        Failure::Drained => "cut by the end of draining",
     }
 }
