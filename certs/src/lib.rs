@@ -22,6 +22,7 @@ pub mod source;
 mod svid;
 pub mod tls;
 pub mod verify;
+pub mod workload_api;
 
 pub use bundle::{TrustBundle, TrustBundles};
 pub use identity::{Failure, Identity, IdentityPublisher, IdentityReader, SourceStatus};

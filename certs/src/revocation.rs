@@ -40,6 +40,11 @@ pub enum RevocationListError {
         "revocation list has no nextUpdate, so it could never go out of date (RFC 5280 5.1.2.5)"
     )]
     NoNextUpdate,
+    /// It names an authority as its issuer that has not signed it.
+    #[error(
+        "revocation list names an authority of a trust bundle as its issuer, but was not signed with that authority's key"
+    )]
+    Forged,
 }
 
 impl RevocationList {

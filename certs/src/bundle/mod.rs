@@ -17,7 +17,7 @@ pub use jwks::{BundleDocument, JwksError};
 use crate::distinguished_name;
 use crate::pem::{self, PemError};
 use crate::profile::{self, ProfileError};
-use crate::revocation::{IssuedBy, RevocationList};
+use crate::revocation::{IssuedBy, RevocationList, RevocationListError};
 
 /// One certificate authority of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl TrustBundle {
     }
 
     /// Adds a revocation list if one of these authorities has issued it.
-    pub(crate) fn adopt(&mut self, list: &Arc<RevocationList>) -> IssuedBy {
+    fn adopt(&mut self, list: &Arc<RevocationList>) -> IssuedBy {
         let relations = || self.anchors.iter().map(|anchor| list.is_issued_by(anchor));
         if relations().any(|relation| relation == IssuedBy::Signed) {
             self.revocation_lists.push(Arc::clone(list));
@@ -250,9 +250,26 @@ impl TrustBundle {
             .unwrap_or(IssuedBy::Other)
     }
 
-    /// Adds a revocation list whose issuer is not an authority of the bundle: an intermediate.
-    pub(crate) fn adopt_from_intermediate(&mut self, list: Arc<RevocationList>) {
-        self.revocation_lists.push(list);
+    /// Gives each list to the bundle whose authority has signed it. A list of an issuer that
+    /// no bundle knows by name is that of an intermediate: it goes to the first bundle, and
+    /// its signature is checked when a path meets it.
+    pub(crate) fn assign(
+        lists: Vec<RevocationList>,
+        bundles: &mut [Self],
+    ) -> Result<(), RevocationListError> {
+        for list in lists.into_iter().map(Arc::new) {
+            let relations: Vec<_> = bundles.iter_mut().map(|b| b.adopt(&list)).collect();
+            if relations.contains(&IssuedBy::Signed) {
+                continue;
+            }
+            if relations.contains(&IssuedBy::NameAlone) {
+                return Err(RevocationListError::Forged);
+            }
+            if let Some(first) = bundles.first_mut() {
+                first.revocation_lists.push(list);
+            }
+        }
+        Ok(())
     }
 
     /// The publisher's sequence number (`spiffe_sequence`), if it gave one.

@@ -4,3 +4,4 @@
 
 pub mod dev;
 pub mod files;
+pub mod workload_api;

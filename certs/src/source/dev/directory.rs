@@ -3,7 +3,8 @@
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::error::DevError;
@@ -76,6 +77,23 @@ impl Directory {
         disk::write_atomic(&path, bytes, FILE_MODE).map_err(|e| io_error("write", &path, e))?;
         self.manifest.settle(name, bytes);
         Ok(())
+    }
+
+    /// Makes way for a new socket: one that nobody listens on any more is removed.
+    pub(super) fn make_way_for_socket(&self, name: &str) -> Result<PathBuf, DevError> {
+        let path = self.path(name);
+        let Some(found) = metadata(&path)? else {
+            return Ok(path);
+        };
+        if !found.file_type().is_socket() {
+            return Err(DevError::Foreign(path));
+        }
+        self.check_owner(&path)?;
+        if UnixStream::connect(&path).is_ok() {
+            return Err(DevError::SocketInUse(path));
+        }
+        fs::remove_file(&path).map_err(|error| io_error("remove the old", &path, error))?;
+        Ok(path)
     }
 
     /// Makes a private folder below the directory, or checks the one that is there.
@@ -188,7 +206,7 @@ fn gone(path: &Path) -> DevError {
     io_error("look at", path, io::ErrorKind::NotFound.into())
 }
 
-fn io_error(action: &'static str, path: &Path, source: io::Error) -> DevError {
+pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> DevError {
     DevError::Io {
         action,
         path: path.to_owned(),

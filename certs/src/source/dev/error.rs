@@ -66,6 +66,9 @@ pub enum DevError {
         /// The one that is wanted.
         expected: wayleave_identity::TrustDomain,
     },
+    /// Somebody listens on the Workload API's socket.
+    #[error("{}: another `wayleave dev` serves the Workload API there; end it, or choose another directory with --dir", .0.display())]
+    SocketInUse(PathBuf),
     /// A workload's name cannot be that of a folder.
     #[error("`{0}` cannot be the name of a folder; use letters, digits, `-` and `_`")]
     Name(String),

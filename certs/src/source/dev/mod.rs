@@ -9,10 +9,10 @@ mod directory;
 mod error;
 mod manifest;
 mod papers;
+mod workload_api;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use wayleave_identity::{SpiffeId, TrustDomain};
@@ -20,6 +20,8 @@ use wayleave_identity::{SpiffeId, TrustDomain};
 use directory::Directory;
 pub use error::DevError;
 use papers::Papers;
+pub use workload_api::DevWorkloadApi;
+use workload_api::Views;
 
 use crate::ca::SvidRequest;
 use crate::{IdentityPublisher, IdentityReader};
@@ -74,6 +76,7 @@ pub struct DevDirectory {
     options: DevOptions,
     papers: Papers,
     publisher: IdentityPublisher,
+    views: Views,
 }
 
 impl DevDirectory {
@@ -91,6 +94,7 @@ impl DevDirectory {
             options,
             papers,
             publisher,
+            views: Views::default(),
         };
         dev.renew(now)?;
         Ok(dev)
@@ -112,6 +116,23 @@ impl DevDirectory {
     #[must_use]
     pub fn svid_directory(&self, name: &str) -> PathBuf {
         self.papers.svid_directory(name)
+    }
+
+    /// Opens the sockets of the Workload API: `workload.sock` with the SVIDs of all callers,
+    /// and one in each caller's folder with its own SVID alone.
+    ///
+    /// To be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot be opened, or another sidecar serves in this directory.
+    pub fn workload_api(&self) -> Result<DevWorkloadApi, DevError> {
+        let names = self
+            .options
+            .callers
+            .iter()
+            .map(|caller| caller.name.as_str());
+        DevWorkloadApi::open(self.papers.directory(), &self.views, names)
     }
 
     /// Whom SVIDs are issued to.
@@ -142,7 +163,10 @@ impl DevDirectory {
     }
 
     fn publish(&mut self) -> Result<(), DevError> {
-        let Some(svid) = self.papers.take_svid(&self.options.sidecar.name) else {
+        let callers = self.options.callers.iter();
+        let messages = callers.filter_map(|caller| self.papers.message(&caller.name));
+        self.views.update(messages.collect());
+        let Some(svid) = self.papers.svid(&self.options.sidecar.name).cloned() else {
             return Ok(());
         };
         let bundle = self.papers.bundle()?;
@@ -151,8 +175,7 @@ impl DevDirectory {
             current.svid().chain() == svid.chain()
         });
         if !same {
-            self.publisher
-                .publish(Arc::new(svid), [bundle].into_iter().collect());
+            self.publisher.publish(svid, [bundle].into_iter().collect());
         }
         Ok(())
     }

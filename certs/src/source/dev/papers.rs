@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use wayleave_identity::TrustDomain;
@@ -10,8 +11,10 @@ use wayleave_identity::TrustDomain;
 use super::CA_LIFETIME;
 use super::directory::Directory;
 use super::error::DevError;
-use crate::ca::{CertificateAuthority, SvidRequest};
-use crate::{Svid, TrustBundle, pem};
+use crate::ca::{CaError, CertificateAuthority, SvidRequest};
+use crate::verify::{self, Role};
+use crate::workload_api::X509Svid;
+use crate::{Svid, SvidError, TrustBundle, pem};
 
 const CA_KEY: &str = "ca-key.pem";
 const BUNDLE: &str = "bundle.pem";
@@ -26,7 +29,23 @@ pub(super) struct Papers {
     /// The current authority first, then earlier ones that are still valid.
     bundle_pem: String,
     /// What was read or issued by the latest renewal, by name.
-    svids: BTreeMap<String, Svid>,
+    svids: BTreeMap<String, Pair>,
+}
+
+/// An SVID and its key as PKCS#8 DER.
+#[derive(Debug)]
+struct Pair {
+    svid: Arc<Svid>,
+    key: Vec<u8>,
+}
+
+impl Pair {
+    fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, SvidError> {
+        let svid = Arc::new(Svid::from_pem(certificate, key)?);
+        let key = pem::private_key(key).map_err(SvidError::KeyPem)?;
+        let key = key.secret_der().to_vec();
+        Ok(Self { svid, key })
+    }
 }
 
 impl Papers {
@@ -82,13 +101,13 @@ impl Papers {
         self.directory.folder(&format!("{SVIDS}/{name}"))?;
         let current = self
             .read_svid(name)?
-            .filter(|svid| self.is_current(svid, request, now));
-        let svid = match current {
-            Some(svid) => svid,
+            .filter(|pair| self.is_current(&pair.svid, request, now));
+        let pair = match current {
+            Some(pair) => pair,
             None => self.issue(name, request, now)?,
         };
-        let due = due(svid.not_before(), svid.not_after());
-        self.svids.insert(name.to_owned(), svid);
+        let due = due(pair.svid.not_before(), pair.svid.not_after());
+        self.svids.insert(name.to_owned(), pair);
         Ok(due)
     }
 
@@ -101,14 +120,13 @@ impl Papers {
             return false;
         };
         let bundles = [bundle].into_iter().collect();
-        let role = crate::verify::Role::Client;
         svid.id() == &request.id
             && now < due(svid.not_before(), svid.not_after())
-            && crate::verify::verify(svid.chain(), &bundles, role, now).is_ok()
+            && verify::verify(svid.chain(), &bundles, Role::Client, now).is_ok()
     }
 
     /// A pair that does not fit together (after a crash between two writes) counts as none.
-    fn read_svid(&self, name: &str) -> Result<Option<Svid>, DevError> {
+    fn read_svid(&self, name: &str) -> Result<Option<Pair>, DevError> {
         let certificate = self.directory.read(&format!("{SVIDS}/{name}/svid.pem"))?;
         let key = self.directory.read(&format!("{SVIDS}/{name}/key.pem"))?;
         let bundle = self.directory.read(&format!("{SVIDS}/{name}/bundle.pem"))?;
@@ -117,7 +135,7 @@ impl Papers {
         }
         Ok(certificate
             .zip(key)
-            .and_then(|(certificate, key)| Svid::from_pem(&certificate, &key).ok()))
+            .and_then(|(certificate, key)| Pair::from_pem(&certificate, &key).ok()))
     }
 
     fn issue(
@@ -125,7 +143,7 @@ impl Papers {
         name: &str,
         request: &SvidRequest,
         now: SystemTime,
-    ) -> Result<Svid, DevError> {
+    ) -> Result<Pair, DevError> {
         let issued = self.ca.issue(request, now).map_err(|source| DevError::Ca {
             path: self.svid_directory(name),
             source,
@@ -137,7 +155,7 @@ impl Papers {
             .write(&file("key"), issued.key_pem.as_bytes())?;
         self.directory
             .write(&file("svid"), issued.certificate_pem.as_bytes())?;
-        Svid::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes()).map_err(
+        Pair::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes()).map_err(
             |source| DevError::Svid {
                 path: self.directory.path(&file("svid")),
                 source,
@@ -145,9 +163,28 @@ impl Papers {
         )
     }
 
-    /// Takes a workload's SVID that was read or issued.
-    pub(super) fn take_svid(&mut self, name: &str) -> Option<Svid> {
-        self.svids.remove(name)
+    /// A workload's SVID that was read or issued.
+    pub(super) fn svid(&self, name: &str) -> Option<&Arc<Svid>> {
+        self.svids.get(name).map(|pair| &pair.svid)
+    }
+
+    /// A workload's SVID as the Workload API sends it; its hint is the workload's name.
+    pub(super) fn message(&self, name: &str) -> Option<X509Svid> {
+        let pair = self.svids.get(name)?;
+        let bundle = self.bundle().ok()?;
+        let authorities = bundle.authorities().iter();
+        Some(X509Svid {
+            spiffe_id: pair.svid.id().to_string(),
+            x509_svid: pair
+                .svid
+                .chain()
+                .iter()
+                .flat_map(|der| der.to_vec())
+                .collect(),
+            x509_svid_key: pair.key.clone(),
+            bundle: authorities.flat_map(|a| a.certificate().to_vec()).collect(),
+            hint: name.to_owned(),
+        })
     }
 
     pub(super) fn bundle(&self) -> Result<TrustBundle, DevError> {
@@ -157,6 +194,10 @@ impl Papers {
                 source,
             },
         )
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     pub(super) fn sync(&mut self) -> Result<(), DevError> {
@@ -202,7 +243,7 @@ fn read_ca(
         }),
         Ok(ca) => Ok(Some((ca, bundle))),
         // Both files are ours, so a pair that does not fit is what a crash left behind.
-        Err(crate::ca::CaError::KeyMismatch) => Ok(None),
+        Err(CaError::KeyMismatch) => Ok(None),
         Err(source) => Err(DevError::Ca { path, source }),
     }
 }

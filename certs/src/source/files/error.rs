@@ -89,11 +89,6 @@ pub enum FileProblem {
     /// The revocation list is not usable.
     #[error("the revocation list cannot be used: {0}")]
     RevocationList(#[source] RevocationListError),
-    /// The revocation list says that an authority issued it, which that authority's key denies.
-    #[error(
-        "the revocation list names an authority of a trust bundle as its issuer, but was not signed with that authority's key"
-    )]
-    ForgedRevocationList,
     /// A federated bundle names the SVID's own trust domain.
     #[error(
         "this is listed as the bundle of another trust domain, but `{0}` is the SVID's own; leave it out"

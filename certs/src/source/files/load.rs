@@ -9,7 +9,7 @@ use wayleave_identity::TrustDomain;
 
 use super::FilesConfig;
 use super::error::{FileError, FileProblem};
-use crate::revocation::{IssuedBy, RevocationList};
+use crate::revocation::RevocationList;
 use crate::verify::{self, Role};
 use crate::{Svid, TrustBundle, TrustBundles, disk};
 
@@ -106,32 +106,15 @@ fn read_bundles(
         .map_err(|error| FileError::new(path, FileProblem::Bundle(error)))
 }
 
-/// Gives each list to the bundle whose authority has signed it. A list of an issuer that no
-/// bundle knows by name is that of an intermediate, and is checked when a path meets it.
 fn read_revocation_lists(
     reader: &mut Reader,
     path: &Path,
     bundles: &mut [TrustBundle],
 ) -> Result<(), FileError> {
     let bytes = reader.read(path, "revocation list")?;
-    let lists = RevocationList::from_pem_or_der(&bytes)
-        .map_err(|error| FileError::new(path, FileProblem::RevocationList(error)))?;
-    for list in lists.into_iter().map(Arc::new) {
-        let relations: Vec<_> = bundles
-            .iter_mut()
-            .map(|bundle| bundle.adopt(&list))
-            .collect();
-        if relations.contains(&IssuedBy::Signed) {
-            continue;
-        }
-        if relations.contains(&IssuedBy::NameAlone) {
-            return Err(FileError::new(path, FileProblem::ForgedRevocationList));
-        }
-        if let Some(own) = bundles.first_mut() {
-            own.adopt_from_intermediate(list);
-        }
-    }
-    Ok(())
+    RevocationList::from_pem_or_der(&bytes)
+        .and_then(|lists| TrustBundle::assign(lists, bundles))
+        .map_err(|error| FileError::new(path, FileProblem::RevocationList(error)))
 }
 
 /// Our own SVID must verify as a peer's would; otherwise the files are not of one issuer.
