@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn refuses_everything_else() {
         use EndpointError as E;
-        let table: [(&str, fn(String) -> E); 12] = [
+        type Refusal = fn(String) -> E;
+        let table: [(&str, Refusal); 12] = [
             ("", E::Scheme),
             ("/run/agent.sock", E::Scheme),
             ("http://127.0.0.1:8000", E::Scheme),
