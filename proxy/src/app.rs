@@ -254,6 +254,7 @@ impl Fleet {
                 service: Arc::clone(&config.service),
                 hosts: config.hosts.clone(),
                 port,
+                mode: config.mode,
                 show_reason: config.show_reason,
             },
             pool: Pool::new(config.upstream.clone()),

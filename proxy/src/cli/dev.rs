@@ -17,7 +17,8 @@ use super::{FAILED, logging, report, starter};
 use crate::app::{Sidecar, Start};
 use crate::child::{self, Child, Signal, Signals};
 use crate::config::{
-    self, HostPort, InboundConfig, LimitsConfig, LogFormat, UpstreamConfig, UpstreamProtocol,
+    self, HostPort, InboundConfig, InboundMode, LimitsConfig, LogFormat, UpstreamConfig,
+    UpstreamProtocol,
 };
 use crate::demo;
 use crate::policies::PolicyFiles;
@@ -141,6 +142,7 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
             ..UpstreamConfig::at(address)
         },
         limits: LimitsConfig::default(),
+        mode: InboundMode::Enforce,
         show_reason: true,
     }
 }

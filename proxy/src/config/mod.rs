@@ -72,12 +72,24 @@ pub struct InboundConfig {
     pub service: Arc<str>,
     /// Host names served here, in lower case and without a port; empty serves every host.
     pub hosts: Vec<String>,
+    /// Whether what policy denies is refused; `enforce` by default.
+    pub mode: InboundMode,
     /// The workload.
     pub upstream: UpstreamConfig,
     /// What one peer may hold or take.
     pub limits: LimitsConfig,
     /// Whether a denied caller is told the policy's `@reason`; `false` by default.
     pub show_reason: bool,
+}
+
+/// What becomes of a call that policy denies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboundMode {
+    /// It is refused.
+    Enforce,
+    /// It passes, and its record says that it would have been denied. Failures still deny:
+    /// no policies, a `forbid` that cannot be evaluated, an ambiguous request.
+    Audit,
 }
 
 /// Where allowed calls go.

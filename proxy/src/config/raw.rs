@@ -42,6 +42,7 @@ pub(super) struct RawFiles {
     pub(super) key: Option<Field>,
     pub(super) bundle: Option<Field>,
     pub(super) federated: Option<Section<Vec<Section<RawFederated>>>>,
+    pub(super) revocation_lists: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +65,7 @@ pub(super) struct RawInbound {
     pub(super) listen: Option<Field>,
     pub(super) service: Option<Field>,
     pub(super) hosts: Option<Section<Vec<Field>>>,
+    pub(super) mode: Option<Field>,
     pub(super) upstream: Option<Section<RawUpstream>>,
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,

@@ -116,7 +116,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "name: orders",
             "nmae: orders",
-            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, upstream, limits, show_reason",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, mode, upstream, limits, show_reason",
         ),
         (
             "name: orders",
@@ -363,6 +363,21 @@ fn listeners_have_their_own_names_and_ports() {
 fn admin_may_be_remote_when_that_is_asked_for() {
     let text = format!("{MINIMAL}admin: {{listen: '0.0.0.0:15000', allow_remote: true}}\n");
     assert_eq!(read(&text).unwrap().admin.listen.port(), 15_000);
+}
+
+#[test]
+fn other_trust_domains_and_revocation_lists_are_read() {
+    let more = "\
+bundle: bundle.pem
+    federated: [{trust_domain: partner.example, bundle: partner.pem}]
+    revocation_lists: [revoked.pem, /run/revoked.der]
+";
+    let text = with("bundle: bundle.pem\n", more);
+    let IdentityConfig::Files(files) = read(&text).unwrap().identity;
+    let partner = "partner.example".parse().unwrap();
+    assert_eq!(files.federated[&partner], Path::new("/etc/w/partner.pem"));
+    let lists = ["/etc/w/revoked.pem", "/run/revoked.der"].map(Path::new);
+    assert_eq!(files.revocation_lists, lists);
 }
 
 #[test]

@@ -22,8 +22,9 @@ use super::raw::{
 };
 use super::tree::{Node, NodeId, Tree, Value};
 use super::{
-    AdminConfig, Config, DecisionSink, FilesConfig, IdentityConfig, InboundConfig, LimitsConfig,
-    LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, UpstreamConfig, UpstreamProtocol, scalar,
+    AdminConfig, Config, DecisionSink, FilesConfig, IdentityConfig, InboundConfig, InboundMode,
+    LimitsConfig, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, UpstreamConfig,
+    UpstreamProtocol, scalar,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -43,6 +44,10 @@ const LEVELS: [(&str, Level); 5] = [
     ("trace", Level::TRACE),
 ];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const MODES: [(&str, InboundMode); 2] = [
+    ("enforce", InboundMode::Enforce),
+    ("audit", InboundMode::Audit),
+];
 const PROTOCOLS: [(&str, UpstreamProtocol); 2] = [
     ("http1", UpstreamProtocol::Http1),
     ("http2", UpstreamProtocol::Http2),
@@ -88,8 +93,16 @@ impl Validator<'_> {
         let key = self.required_path(*at, "key", files.key);
         let bundle = self.required_path(*at, "bundle", files.bundle);
         let federated = self.federated(files);
+        let base = self.base;
+        let revocation_lists = match &files.revocation_lists {
+            Some(Section(_, lists)) => {
+                self.distinct(lists, "file", |node| scalar::path(node, base))
+            }
+            None => Some(Vec::new()),
+        };
         let mut files = FilesConfig::new(svid?, key?, bundle?);
         files.federated = federated?;
+        files.revocation_lists = revocation_lists?;
         Some(IdentityConfig::Files(files))
     }
 
@@ -148,6 +161,9 @@ impl Validator<'_> {
         let upstream = upstream.and_then(|section| self.upstream(section, listen));
         let limits = self.limits(raw.limits.as_ref().map(content));
         let show_reason = self.optional(raw.show_reason, false, scalar::boolean);
+        let mode = self.optional(raw.mode, InboundMode::Enforce, |node| {
+            scalar::choice(node, &MODES)
+        });
         Some(InboundConfig {
             name: name?,
             listen: listen?,
@@ -155,6 +171,7 @@ impl Validator<'_> {
             hosts: hosts?,
             upstream: upstream?,
             limits: limits?,
+            mode: mode?,
             show_reason: show_reason?,
         })
     }

@@ -14,6 +14,7 @@ use wayleave_authz::{
 };
 use wayleave_certs::Peer;
 
+use crate::config::InboundMode;
 use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
 use crate::record::Entry;
@@ -30,6 +31,8 @@ pub(crate) struct Enforcer {
     pub(crate) hosts: Vec<String>,
     /// The port callers reach the service on.
     pub(crate) port: u16,
+    /// What becomes of a call that policy denies.
+    pub(crate) mode: InboundMode,
     /// Whether a denied caller is told the policy's `@reason`.
     pub(crate) show_reason: bool,
 }
@@ -61,7 +64,10 @@ impl Enforcer {
             resource: self.resource(&call),
             context: context(&entry, &call, peer, source, &headers),
         };
-        let decision = engine.decide(&facts);
+        let decision = match self.mode {
+            InboundMode::Enforce => engine.decide(&facts),
+            InboundMode::Audit => engine.decide(&facts).in_audit_mode(),
+        };
         entry.decided(call, action.as_str(), decision, began);
         match entry.effect() {
             Effect::Allow => Ok(Lease::grant(entry)),

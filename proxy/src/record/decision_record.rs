@@ -120,11 +120,17 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("effect", self.effect.as_str())?;
         map.serialize_entry("reason_code", self.reason_code)?;
         let decision = self.decision.as_ref();
-        map.serialize_entry("policies", &decision.map(Policies))?;
+        map.serialize_entry("policies", &decision.map(|d| ids(d.policies())))?;
         map.serialize_entry(
             "policy_revision",
             &decision.map(|d| d.revision().to_string()),
         )?;
+        map.serialize_entry("policy_errors", &decision.map(|d| ids(d.errors())))?;
+        map.serialize_entry(
+            "would_have",
+            &decision.and_then(Decision::would_have).map(Effect::as_str),
+        )?;
+        map.serialize_entry("audit_policies", &decision.map(|d| ids(d.audit_policies())))?;
         map.serialize_entry("status", &self.status)?;
         map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
         map.serialize_entry("decision_us", &micros(self.decision_time))?;
@@ -152,12 +158,8 @@ impl Serialize for ResourceView<'_> {
     }
 }
 
-struct Policies<'a>(&'a Decision);
-
-impl Serialize for Policies<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.policies().map(|id| &**id))
-    }
+fn ids<'a>(policies: impl Iterator<Item = &'a Arc<str>>) -> Vec<&'a str> {
+    policies.map(|id| &**id).collect()
 }
 
 struct TlsView<'a>(&'a Peer);

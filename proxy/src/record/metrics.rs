@@ -13,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use wayleave_authz::Decision;
+
 use super::DecisionRecord;
 use crate::protocol::Call;
 
@@ -31,6 +33,12 @@ struct DecisionLabels {
     listener: String,
     effect: &'static str,
     reason_code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    listener: String,
+    would_have: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,6 +77,7 @@ struct KeyExchangeLabels {
 pub(crate) struct Metrics {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
+    audited: Family<AuditLabels, Counter>,
     requests: Family<RequestLabels, Histogram>,
     decision_time: Histogram,
     handshakes: Family<ResultLabels, Counter>,
@@ -94,6 +103,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             decisions: Family::default(),
+            audited: Family::default(),
             requests: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
             decision_time: Histogram::new(DECISION_BUCKETS),
             handshakes: Family::default(),
@@ -116,6 +126,11 @@ impl Metrics {
             "wayleave_decisions",
             "Calls decided or refused",
             self.decisions.clone(),
+        );
+        r.register(
+            "wayleave_audit",
+            "Calls that audit mode would have decided otherwise",
+            self.audited.clone(),
         );
         r.register_with_unit(
             "http_server_request_duration",
@@ -202,6 +217,15 @@ impl Metrics {
                 error: record.failure.map(super::Failure::as_str),
             })
             .observe(record.call_time.as_secs_f64());
+        let would_have = record.decision.as_ref().and_then(Decision::would_have);
+        if let Some(would_have) = would_have {
+            let (listener, would_have) = (record.listener.to_string(), would_have.as_str());
+            let labels = AuditLabels {
+                listener,
+                would_have,
+            };
+            self.audited.get_or_create(&labels).inc();
+        }
         if record.decision.is_some() {
             self.decision_time
                 .observe(record.decision_time.as_secs_f64());
