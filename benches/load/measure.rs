@@ -142,3 +142,33 @@ impl Process {
         Ok(kib.parse()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_the_sorted_list() {
+        let latencies: Vec<_> = (1..=200).map(Duration::from_micros).collect();
+        assert_eq!(percentile(&latencies, 50), 101);
+        assert_eq!(percentile(&latencies, 99), 199);
+        assert_eq!(percentile(&latencies, 100), 200);
+        assert_eq!(percentile(&[], 50), 0);
+    }
+
+    #[test]
+    fn reads_the_cpu_time_that_a_process_has_used() {
+        let process = Process::new(std::process::id());
+        let before = process.cpu().unwrap();
+        let start = Instant::now();
+        let mut sum = 0_u64;
+        while process.cpu().unwrap() < before + 10 * TICK {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "CPU time does not grow"
+            );
+        }
+        assert!(process.peak_memory_kib().unwrap() > 100);
+    }
+}

@@ -63,7 +63,7 @@ impl Papers {
             "identity: {{ files: {{ svid: app.pem, key: app.key, bundle: bundle.pem }} }}\n\
              policies: {{ paths: [policy.cedar] }}\n\
              admin: {{ listen: \"127.0.0.1:0\" }}\n\
-             log: {{ decisions: {decisions} }}\n\
+             log: {{ decisions: \"{decisions}\" }}\n\
              inbound:\n  - name: app\n    listen: \"127.0.0.1:0\"\n    service: app\n    \
              upstream: {{ address: \"{upstream}\" }}\n"
         );

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -101,7 +101,7 @@ impl Target {
                 started_sidecar(sidecar, core, &papers.config(address, "off")?).await?
             }
             Kind::SidecarRecording => {
-                let config = papers.config(address, "decisions.jsonl")?;
+                let config = papers.config(address, "file:decisions.jsonl")?;
                 started_sidecar(sidecar, core, &config).await?
             }
         };
@@ -193,12 +193,19 @@ async fn started_sidecar(
     let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let mut output = BufReader::new(child.stderr.take().context("no standard error")?);
     let address = timeout(START, first(&mut output, inbound)).await??;
-    tokio::spawn(async move {
-        // What it logs later is read, so that it never waits for us.
-        let mut rest = Vec::new();
-        let _ = output.read_to_end(&mut rest).await;
-    });
+    tokio::spawn(repeat_warnings(output));
     Ok((child, address))
+}
+
+/// Reads on, so that the sidecar never waits for us, and repeats what it warns of: a run in
+/// which records were dropped or connections refused is not a result.
+async fn repeat_warnings(output: impl AsyncBufRead + Unpin) {
+    let mut lines = output.lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+            eprintln!("the sidecar says: {line}");
+        }
+    }
 }
 
 async fn first<T>(
