@@ -374,7 +374,7 @@ bundle: bundle.pem
 ";
     let text = with("bundle: bundle.pem\n", more);
     let IdentityConfig::Files(files) = read(&text).unwrap().identity;
-    let partner = "partner.example".parse().unwrap();
+    let partner: wayleave_identity::TrustDomain = "partner.example".parse().unwrap();
     assert_eq!(files.federated[&partner], Path::new("/etc/w/partner.pem"));
     let lists = ["/etc/w/revoked.pem", "/run/revoked.der"].map(Path::new);
     assert_eq!(files.revocation_lists, lists);
