@@ -113,3 +113,36 @@ async fn a_reason_is_told_only_where_the_listener_says_so() {
         upstream.assert_untouched();
     }
 }
+
+#[tokio::test]
+async fn a_listener_in_audit_mode_lets_a_denied_call_pass_and_records_it() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut setup = Setup::new(upstream.address);
+    setup.inbound_keys.push("mode: audit");
+    let sidecar = setup.start().await;
+    assert_eq!(sidecar.get("agent", "/audited").await.status, 200);
+    assert_eq!(upstream.only().target, "/audited");
+    let record = sidecar
+        .record(|record| record["resource"]["path"] == "/audited")
+        .await;
+    assert_eq!(record["effect"], "allow");
+    assert_eq!(record["reason_code"], "audit_allow");
+    assert_eq!(record["would_have"], "deny");
+}
+
+#[tokio::test]
+async fn a_permit_in_audit_mode_allows_nothing() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let setup = Setup::new(upstream.address);
+    setup.write_policy(
+        r#"@id("trial") @mode("audit") permit (principal, action, resource in Service::"app");"#,
+    );
+    let sidecar = setup.start().await;
+    assert_eq!(sidecar.get("agent", "/trial").await.status, 403);
+    upstream.assert_untouched();
+    let record = sidecar
+        .record(|record| record["resource"]["path"] == "/trial")
+        .await;
+    assert_eq!(record["would_have"], "allow");
+    assert_eq!(record["audit_policies"][0], "trial");
+}
