@@ -15,6 +15,7 @@ mod scalar;
 mod tests;
 mod tree;
 mod validate;
+mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
