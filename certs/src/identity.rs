@@ -85,6 +85,8 @@ struct Shared {
     updates: AtomicU64,
     failures: AtomicU64,
     last_failure: ArcSwapOption<Failure>,
+    /// The source whose identity this one passes on.
+    beneath: Option<IdentityReader>,
 }
 
 /// Something that a source could not do.
@@ -125,17 +127,25 @@ impl IdentityPublisher {
     /// A hand-over in which nothing has been published yet.
     #[must_use]
     pub fn new() -> (Self, IdentityReader) {
-        let shared = Arc::new(Shared::default());
-        let (sender, receiver) = watch::channel(0);
-        let reader = IdentityReader {
-            shared: Arc::clone(&shared),
-            generation: receiver,
-        };
-        let publisher = Self {
-            shared,
-            generation: sender,
-        };
+        let publisher = Self::with(Shared::default());
+        let reader = publisher.reader();
         (publisher, reader)
+    }
+
+    /// A hand-over that passes on what another source publishes; its status includes that
+    /// source's.
+    pub(crate) fn over(beneath: IdentityReader) -> Self {
+        Self::with(Shared {
+            beneath: Some(beneath),
+            ..Shared::default()
+        })
+    }
+
+    fn with(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            generation: watch::Sender::new(0),
+        }
     }
 
     /// Makes a new snapshot current and wakes those who wait; returns its generation.
@@ -219,10 +229,13 @@ impl IdentityReader {
     /// How the source has been doing.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
+        let beneath = self.shared.beneath.as_ref().map(IdentityReader::status);
+        let own = self.shared.last_failure.load_full();
         SourceStatus {
             updates: self.shared.updates.load(Ordering::Relaxed),
-            failures: self.shared.failures.load(Ordering::Relaxed),
-            last_failure: self.shared.last_failure.load_full(),
+            failures: self.shared.failures.load(Ordering::Relaxed)
+                + beneath.as_ref().map_or(0, |status| status.failures),
+            last_failure: beneath.and_then(|status| status.last_failure).or(own),
         }
     }
 }

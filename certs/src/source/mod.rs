@@ -3,5 +3,6 @@
 //! when the source fails, until it expires.
 
 pub mod dev;
+pub mod federation;
 pub mod files;
 pub mod workload_api;

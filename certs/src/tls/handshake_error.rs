@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustls::PeerIncompatible;
+
 use crate::verify::VerifyError;
 
 /// Why a connection was not accepted. The other side got a TLS alert, not these words.
@@ -17,6 +19,18 @@ pub enum HandshakeError {
     /// The client's chain broke a rule.
     #[error(transparent)]
     Rejected(#[from] VerifyError),
+    /// The client offered only key exchanges that a quantum computer could break, where that
+    /// is not enough.
+    #[error(
+        "peer offers no post-quantum key exchange, which this listener requires; it must offer {accepted}"
+    )]
+    NoPostQuantum {
+        /// The groups that would do, by name.
+        accepted: String,
+    },
+    /// The client offered no key exchange group of ours.
+    #[error("peer and we have no key exchange group in common")]
+    NoCommonGroup,
     /// The client offered nothing that we accept.
     #[error("peer and we have nothing in common: {detail}")]
     Incompatible {
@@ -48,7 +62,8 @@ impl HandshakeError {
             Self::NoIdentity => "no_identity",
             Self::NoClientCertificate => "no_client_certificate",
             Self::Rejected(error) => error.reason_code(),
-            Self::Incompatible { .. } => "incompatible",
+            Self::NoPostQuantum { .. } => "no_post_quantum",
+            Self::NoCommonGroup | Self::Incompatible { .. } => "incompatible",
             Self::PeerAlert { .. } => "peer_alert",
             Self::Tls(_) => "tls_error",
             Self::Io(_) => "io_error",
@@ -65,6 +80,9 @@ impl HandshakeError {
         match tls {
             None => Self::Io(error),
             Some(rustls::Error::NoCertificatesPresented) => Self::NoClientCertificate,
+            Some(rustls::Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon)) => {
+                Self::NoCommonGroup
+            }
             Some(rustls::Error::PeerIncompatible(detail)) => Self::Incompatible {
                 detail: format!("{detail:?}"),
             },

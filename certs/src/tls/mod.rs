@@ -8,7 +8,9 @@ mod client_verifier;
 mod handshake_error;
 mod provider;
 mod server;
+mod server_verifier;
 
 pub use handshake_error::HandshakeError;
 pub use provider::crypto_provider;
 pub use server::{ServerTls, ServerTlsOptions};
+pub(crate) use server_verifier::{SvidServerVerifier, words};

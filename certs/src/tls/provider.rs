@@ -21,6 +21,13 @@ pub(crate) fn post_quantum_provider() -> &'static Arc<CryptoProvider> {
     &POST_QUANTUM
 }
 
+/// The names of the groups that resist a quantum computer, preferred first.
+pub(crate) fn post_quantum_groups() -> String {
+    let groups = post_quantum_provider().kx_groups.iter();
+    let names: Vec<_> = groups.map(|group| group_name(group.name())).collect();
+    names.join(" or ")
+}
+
 fn make(wanted: fn(NamedGroup) -> bool) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider

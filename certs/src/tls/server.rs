@@ -14,7 +14,9 @@ use tokio_rustls::server::TlsStream;
 use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
 use super::handshake_error::HandshakeError;
-use super::provider::{crypto_provider, group_name, is_post_quantum, post_quantum_provider};
+use super::provider::{
+    crypto_provider, group_name, is_post_quantum, post_quantum_groups, post_quantum_provider,
+};
 use crate::verify::Verified;
 use crate::{Alpn, Identity, IdentityReader, Peer, TlsInfo};
 
@@ -90,8 +92,20 @@ impl ServerTls {
                 Ok((stream, peer))
             }
             (_, Some(Err(error))) => Err(error.clone().into()),
-            (Err(error), _) => Err(HandshakeError::from_io(error)),
+            (Err(error), _) => Err(self.explain(HandshakeError::from_io(error))),
             (Ok(_), None) => Err(HandshakeError::Unverified),
+        }
+    }
+
+    /// Names the rule where the key exchange was too weak for this listener.
+    fn explain(&self, error: HandshakeError) -> HandshakeError {
+        match error {
+            HandshakeError::NoCommonGroup if self.options.require_post_quantum => {
+                HandshakeError::NoPostQuantum {
+                    accepted: post_quantum_groups(),
+                }
+            }
+            other => other,
         }
     }
 
