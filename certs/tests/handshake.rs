@@ -176,7 +176,7 @@ async fn refuses_a_classical_key_exchange_where_post_quantum_is_required() {
         .retain(|group| group.name() == rustls::NamedGroup::X25519);
     let client = client_config_with(&cart, classical);
     let (accepted, _) = handshake(&server, client).await;
-    assert_eq!(accepted.unwrap_err().reason_code(), "incompatible");
+    assert_eq!(accepted.unwrap_err().reason_code(), "no_post_quantum");
 }
 
 fn client_config_with(chain: &Chain, provider: rustls::crypto::CryptoProvider) -> ClientConfig {
