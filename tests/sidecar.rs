@@ -25,6 +25,7 @@ mod sidecar {
     mod hostile;
     mod identity;
     mod policy;
+    mod post_quantum;
     mod readme;
     mod record;
     mod refused;

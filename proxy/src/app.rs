@@ -216,7 +216,10 @@ impl Fleet {
         let port = socket.local_addr()?.port();
         let tls = Arc::new(ServerTls::new(
             self.identity.clone(),
-            ServerTlsOptions::default(),
+            ServerTlsOptions {
+                require_post_quantum: config.tls.require_post_quantum,
+                ..ServerTlsOptions::default()
+            },
         ));
         let seats: Vec<_> = self
             .workers

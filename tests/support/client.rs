@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -86,12 +87,22 @@ pub(crate) async fn plain(address: SocketAddr, request: Request<Full<Bytes>>) ->
 /// The TLS side of a caller: what it presents, and that it verifies the sidecar as stock
 /// clients do, by name.
 pub(crate) fn tls(credentials: Option<&Credentials>, bundle: &[u8], alpn: &[&str]) -> ClientConfig {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    tls_by(provider, credentials, bundle, alpn)
+}
+
+/// The same with other cryptography than a client of today offers.
+pub(crate) fn tls_by(
+    provider: CryptoProvider,
+    credentials: Option<&Credentials>,
+    bundle: &[u8],
+    alpn: &[&str],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(bundle) {
         roots.add(authority.unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots);

@@ -17,7 +17,7 @@ use super::{FAILED, logging, report, starter};
 use crate::app::{Sidecar, Start};
 use crate::child::{self, Child, Signal, Signals};
 use crate::config::{
-    self, HostPort, InboundConfig, InboundMode, LimitsConfig, LogFormat, UpstreamConfig,
+    self, HostPort, InboundConfig, InboundMode, LimitsConfig, LogFormat, TlsConfig, UpstreamConfig,
     UpstreamProtocol,
 };
 use crate::demo;
@@ -144,6 +144,7 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
         limits: LimitsConfig::default(),
         mode: InboundMode::Enforce,
         show_reason: true,
+        tls: TlsConfig::default(),
     }
 }
 

@@ -81,6 +81,8 @@ pub struct InboundConfig {
     pub limits: LimitsConfig,
     /// Whether a denied caller is told the policy's `@reason`; `false` by default.
     pub show_reason: bool,
+    /// What is asked of a caller's TLS beyond what always holds.
+    pub tls: TlsConfig,
 }
 
 /// What becomes of a call that policy denies.
@@ -91,6 +93,14 @@ pub enum InboundMode {
     /// It passes, and its record says that it would have been denied. Failures still deny:
     /// no policies, a `forbid` that cannot be evaluated, an ambiguous request.
     Audit,
+}
+
+/// What one listener asks of a caller's TLS beyond TLS 1.3 and a verified X509-SVID.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Whether a key exchange that a quantum computer could break is refused; `false` by
+    /// default.
+    pub require_post_quantum: bool,
 }
 
 /// Where allowed calls go.

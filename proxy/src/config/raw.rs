@@ -69,6 +69,13 @@ pub(super) struct RawInbound {
     pub(super) upstream: Option<Section<RawUpstream>>,
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
+    pub(super) tls: Option<Section<RawTls>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) require_post_quantum: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -49,6 +49,7 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(config.inbound[0].limits, LimitsConfig::default());
     assert_eq!(config.inbound[0].hosts, Vec::<String>::new());
     assert!(!config.inbound[0].show_reason);
+    assert!(!config.inbound[0].tls.require_post_quantum);
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:15000");
     assert_eq!(config.log.level, tracing::Level::INFO);
     assert_eq!(config.log.decisions, DecisionSink::Stdout);
@@ -116,7 +117,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "name: orders",
             "nmae: orders",
-            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, mode, upstream, limits, show_reason",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, mode, upstream, limits, show_reason, tls",
         ),
         (
             "name: orders",
@@ -192,6 +193,11 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
             "address: 127.0.0.1:8080",
             "address: a:1\n    show_reason: yes",
             "w.yaml:14:18: `inbound[0].show_reason`: expected `true` or `false`, found the text `yes`",
+        ),
+        (
+            "address: 127.0.0.1:8080",
+            "address: a:1\n    tls: { require_post_quantun: true }",
+            "w.yaml:14:12: unknown key `require_post_quantun` in `inbound[0].tls`; did you mean `require_post_quantum`? allowed here: require_post_quantum",
         ),
         (
             "address: 127.0.0.1:8080",

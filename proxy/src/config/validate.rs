@@ -18,12 +18,12 @@ use super::defaults as default;
 use super::problem::{Problems, Wrong, quoted};
 use super::raw::{
     RawAdmin, RawConfig, RawFiles, RawIdentity, RawInbound, RawLimits, RawLog, RawPolicies,
-    RawRuntime, RawUpstream, Section,
+    RawRuntime, RawTls, RawUpstream, Section,
 };
 use super::tree::{Node, Tree};
 use super::{
     AdminConfig, Config, DecisionSink, FilesConfig, IdentityConfig, InboundConfig, InboundMode,
-    LimitsConfig, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, UpstreamConfig,
+    LimitsConfig, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, TlsConfig, UpstreamConfig,
     UpstreamProtocol, scalar,
 };
 
@@ -164,6 +164,7 @@ impl Validator<'_> {
         let mode = self.optional(raw.mode, InboundMode::Enforce, |node| {
             scalar::choice(node, &MODES)
         });
+        let tls = self.tls(raw.tls.as_ref().map(content));
         Some(InboundConfig {
             name: name?,
             listen: listen?,
@@ -173,6 +174,15 @@ impl Validator<'_> {
             limits: limits?,
             mode: mode?,
             show_reason: show_reason?,
+            tls: tls?,
+        })
+    }
+
+    fn tls(&mut self, raw: Option<&RawTls>) -> Option<TlsConfig> {
+        let field = raw.and_then(|raw| raw.require_post_quantum);
+        let require_post_quantum = self.optional(field, false, scalar::boolean)?;
+        Some(TlsConfig {
+            require_post_quantum,
         })
     }
 
