@@ -12,12 +12,14 @@ mod calendar;
 mod compile;
 mod decision;
 mod engine;
+mod entities;
 mod facts;
 mod hash;
 mod literals;
 pub mod load;
 mod obligation;
 mod problem;
+mod record;
 mod reference;
 mod schema;
 mod snapshot;
@@ -25,7 +27,7 @@ mod store;
 
 pub use action::Action;
 pub use decision::{Decision, Effect, ReasonCode, Revision};
-pub use engine::{Engine, Inputs};
+pub use engine::{Engine, Inputs, Reference};
 pub use facts::{
     Claim, Claims, Context, Direction, Facts, Headers, NoClaims, NoHeaders, Principal, Resource,
     Rpc, Tls,
@@ -33,5 +35,6 @@ pub use facts::{
 pub use load::PolicyFile;
 pub use obligation::{Alert, Mode, Obligations};
 pub use problem::{LoadErrors, Problem};
+pub use record::{ClaimValue, RecordedFacts, RecordedRpc, RecordedTls};
 pub use schema::built_in as built_in_schema;
 pub use store::PolicyStore;

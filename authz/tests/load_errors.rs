@@ -231,7 +231,6 @@ fn ids_are_unique_across_files() {
     };
     let errors = Engine::load(&Inputs {
         policies: vec![file("one.cedar"), file("two.cedar")],
-        ..Inputs::default()
     })
     .unwrap_err();
     let [problem] = errors.problems() else {

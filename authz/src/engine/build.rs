@@ -50,6 +50,7 @@ impl Parts {
             policies: compiled.into(),
             conditions: conditions.into(),
             program,
+            headers_read: headers_read(&self.policies, &self.declared),
             statics: self.translator.statics(&snapshot).map_err(internal)?,
             translator: self.translator,
             declared: self.declared,
@@ -109,6 +110,17 @@ fn lower(
 ) -> Result<Vec<NodeId>, Unsupported> {
     let tree = policy.to_pst().map_err(|_| Unsupported::Operation)?;
     lowering.clauses(tree.body().clauses())
+}
+
+/// The declared headers whose names stand somewhere in the policies: those that are read, and
+/// seldom one more.
+fn headers_read(policies: &[CheckedPolicy], declared: &Declared) -> Box<[Box<str>]> {
+    let headers = declared.headers.iter();
+    let read = headers.filter(|header| {
+        let mut texts = policies.iter().map(|policy| policy.origin.text());
+        texts.any(|text| text.contains("headers") && text.contains(&***header))
+    });
+    read.cloned().collect()
 }
 
 /// A failure that no input should be able to cause; told as a problem, never a panic.

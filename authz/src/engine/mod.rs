@@ -1,6 +1,7 @@
 //! The engine: an immutable snapshot of checked policies that decides calls.
 
 mod build;
+mod reference;
 mod tally;
 
 use std::{cell::OnceCell, sync::Arc};
@@ -16,23 +17,25 @@ use crate::{
         program::{EvalError, NodeId, Operands, Program},
     },
     decision::{Decision, PolicyNames, ReasonCode, Revision},
+    entities,
     facts::Facts,
     literals,
     load::{self, Origin, PolicyFile},
     obligation::Mode,
     problem::{LoadErrors, Source},
-    reference::{self, Translator},
+    reference::{self as cedar_facts, Translator},
     schema,
-    snapshot::{Relations, Snapshot},
+    snapshot::Snapshot,
 };
 
 use build::internal;
+pub use reference::Reference;
 pub(crate) use tally::{Outcome, Tally};
 
 /// What an engine is made from.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// The policy files, in the order in which their policies are listed.
+    /// Policy files and entities files. Policies are listed in the order of their files.
     pub policies: Vec<PolicyFile>,
 }
 
@@ -59,7 +62,6 @@ pub struct Inputs {
 ///         "#
 ///         .to_owned(),
 ///     }],
-///     ..Inputs::default()
 /// })?;
 ///
 /// let cart = "spiffe://shop.example/ns/web/sa/cart".parse()?;
@@ -99,6 +101,7 @@ pub struct Engine {
     program: Program,
     snapshot: Snapshot,
     declared: Declared,
+    headers_read: Box<[Box<str>]>,
     translator: Translator,
     /// The snapshot as Cedar has it, for policies that are left to Cedar.
     statics: Entities,
@@ -132,31 +135,33 @@ impl Engine {
     ///
     /// Everything that is wrong with them, each problem with its file, line and column.
     pub fn load(inputs: &Inputs) -> Result<Self, LoadErrors> {
-        let sources: Vec<_> = inputs
+        let source = |file: &PolicyFile| Source::new(&file.name, &file.text);
+        let (policies, entities): (Vec<_>, Vec<_>) = inputs
             .policies
             .iter()
-            .map(|file| Source::new(&file.name, &file.text))
-            .collect();
+            .partition(|file| file.holds_policies());
+        let policies: Vec<_> = policies.into_iter().map(source).collect();
+        let entities: Vec<_> = entities.into_iter().map(source).collect();
         let mut problems = Vec::new();
-        let schema = schema::parse(&schema::built_in()).map_err(internal)?;
+        let files = entities::Files::read(&entities, &mut problems);
+        let extension = files.extension(&mut problems);
+        let extension = LoadErrors::none_or(std::mem::take(&mut problems), extension)?;
+        let schema = schema::parse(&extension.text()).map_err(internal)?;
+        let relations = files.relations(&schema, &mut problems);
         let type_names = schema.entity_types().map(ToString::to_string).collect();
-        let policies = load::check(&sources, schema, &mut problems);
-        literals::check(&policies, &Default::default(), &mut problems);
+        let policies = load::check(&policies, schema, &mut problems);
+        literals::check(&policies, &files.groups(), &mut problems);
         let policies = LoadErrors::none_or(problems, policies)?;
-        let declared = Declared {
-            headers: schema::HEADERS.map(Box::from).to_vec(),
-            claims: Vec::new(),
-        };
         let parts = inputs
             .policies
             .iter()
             .flat_map(|file| [file.name.as_str(), file.text.as_str()]);
         build::Parts {
             policies,
-            relations: Relations::default(),
+            relations,
             type_names,
-            translator: Translator::new(&declared).map_err(internal)?,
-            declared,
+            translator: Translator::new(&extension.declared).map_err(internal)?,
+            declared: extension.declared,
             revision: build::revision(parts),
         }
         .build()
@@ -175,6 +180,16 @@ impl Engine {
             Condition::Cedar(alone) => Some((id, alone.1.to_string())),
             Condition::Compiled(_) => None,
         })
+    }
+
+    /// The headers that policies read, by lower-case name.
+    pub fn headers_read(&self) -> impl Iterator<Item = &str> {
+        self.headers_read.iter().map(|name| &**name)
+    }
+
+    /// The claims that policies may read.
+    pub fn claims_declared(&self) -> impl Iterator<Item = &str> {
+        self.declared.claims.iter().map(|(name, _)| &**name)
     }
 
     /// The revision: a hash over all inputs.
@@ -278,7 +293,7 @@ impl Engine {
     fn cedar_call(&self, call: &Call<'_>) -> Option<(Request, Entities)> {
         let request = self.translator.request(call.facts).ok()?;
         let own = self.translator.entities(call).ok()?;
-        let entities = reference::with_entities(&self.statics, own).ok()?;
+        let entities = cedar_facts::with_entities(&self.statics, own).ok()?;
         Some((request, entities))
     }
 }

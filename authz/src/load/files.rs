@@ -1,4 +1,4 @@
-//! Reads policy files and folders. The only place in this crate that touches the disk, and
+//! Reads policy files, entities files and folders of them. The only place in this crate that touches the disk, and
 //! only when it is called.
 
 use std::{
@@ -12,25 +12,33 @@ use crate::problem::{LoadErrors, Problem, Source};
 /// No file of policies that a person writes is larger.
 const LARGEST_FILE: u64 = 8 * 1024 * 1024;
 
-/// The name and text of one policy file.
+/// The name and text of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyFile {
-    /// What problems and explanations call it: its path.
+    /// What problems and explanations call it: its path. A name that ends in `.cedar` is that
+    /// of a file with policies; every other is that of an entities file.
     pub name: String,
-    /// Cedar policies.
+    /// Cedar policies, or entities in YAML or JSON.
     pub text: String,
 }
 
-/// Reads the files named, and every `*.cedar` file directly in the folders named, sorted by
+impl PolicyFile {
+    pub(crate) fn holds_policies(&self) -> bool {
+        self.name.ends_with(".cedar")
+    }
+}
+
+/// Reads the files named, and from the folders named every file of policies, `*.cedar`, and
+/// of entities, `entities.yaml` or `*.entities.yaml` (also `.yml` and `.json`), sorted by
 /// path.
 ///
 /// # Errors
 ///
 /// Names each path that is missing, unreadable, too large (8 MiB) or not UTF-8, and each
-/// named file that does not end in `.cedar`.
+/// named file that is neither.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, LoadErrors> {
     let mut problems = Vec::new();
-    let mut files = list(paths, &["cedar"], &mut problems);
+    let mut files = list(paths, &mut problems);
     files.sort();
     files.dedup();
     let read = files
@@ -49,18 +57,19 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, LoadErrors> {
     LoadErrors::none_or(problems, read)
 }
 
-fn list(paths: &[PathBuf], extensions: &[&str], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+fn list(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => match list_folder(path, extensions) {
+            Ok(metadata) if metadata.is_dir() => match list_folder(path) {
                 Ok(found) => files.extend(found),
                 Err(problem) => problems.push(problem),
             },
-            Ok(_) if has_extension(path, extensions) => files.push(path.clone()),
+            Ok(_) if is_wanted(path) => files.push(path.clone()),
             Ok(_) => problems.push(
-                Problem::of_file(path, "this is not a policy file")
-                    .with_help("name files that end in `.cedar`, or the folder they are in"),
+                Problem::of_file(path, "this is not a policy file").with_help(
+                    "name files that end in `.cedar` or `entities.yaml`, or the folder they are in",
+                ),
             ),
             Err(error) => problems.push(
                 Problem::of_file(path, format!("cannot be read: {error}"))
@@ -71,7 +80,7 @@ fn list(paths: &[PathBuf], extensions: &[&str], problems: &mut Vec<Problem>) -> 
     files
 }
 
-fn list_folder(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Problem> {
+fn list_folder(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
     let refused = |error: std::io::Error| {
         Problem::of_file(folder, format!("cannot be listed: {error}"))
             .with_help("check the permissions of the folder")
@@ -80,17 +89,22 @@ fn list_folder(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Probl
     for entry in fs::read_dir(folder).map_err(refused)? {
         let path = entry.map_err(refused)?.path();
         // Through symlinks: a mounted ConfigMap is made of them.
-        if has_extension(&path, extensions) && path.is_file() {
+        if is_wanted(&path) && path.is_file() {
             files.push(path);
         }
     }
     Ok(files)
 }
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|extension| extensions.contains(&extension))
+fn is_wanted(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    let is_entities = |extension| {
+        name.strip_suffix(extension)
+            .is_some_and(|stem| stem == "entities" || stem.ends_with(".entities"))
+    };
+    name.ends_with(".cedar") || [".yaml", ".yml", ".json"].into_iter().any(is_entities)
 }
 
 /// The text of a file, unless it is too large or not UTF-8.
@@ -127,14 +141,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_gives_its_cedar_files_sorted() {
+    fn a_folder_gives_its_policies_and_entities_sorted() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.cedar", "a.cedar", "README.md", ".c.cedar.swp"] {
+        for name in [
+            "b.cedar",
+            "a.cedar",
+            "README.md",
+            ".c.cedar.swp",
+            "x.yaml",
+            "entities.yaml",
+        ] {
             fs::write(folder.path().join(name), name).unwrap();
         }
         let files = read(&[folder.path().to_owned()]).unwrap();
         let texts: Vec<_> = files.iter().map(|file| file.text.as_str()).collect();
-        assert_eq!(texts, ["a.cedar", "b.cedar"]);
+        assert_eq!(texts, ["a.cedar", "b.cedar", "entities.yaml"]);
     }
 
     #[test]

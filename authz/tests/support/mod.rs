@@ -1,13 +1,16 @@
 //! Calls to decide, with everything that a case does not speak of filled in.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod generate;
+
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use wayleave_authz::{
-    Action, Context, Decision, Direction, Engine, Facts, Inputs, NoClaims, PolicyFile, Principal,
+    Action, ClaimValue, Context, Decision, Direction, Engine, Facts, Inputs, PolicyFile, Principal,
     Resource, Rpc, Tls,
 };
 use wayleave_identity::SpiffeId;
@@ -18,7 +21,6 @@ pub(crate) fn inputs(text: &str) -> Inputs {
             name: "test.cedar".to_owned(),
             text: text.to_owned(),
         }],
-        ..Inputs::default()
     }
 }
 
@@ -46,6 +48,7 @@ pub(crate) struct Call {
     pub(crate) time: SystemTime,
     pub(crate) source_ip: IpAddr,
     pub(crate) tls: bool,
+    pub(crate) claims: BTreeMap<String, ClaimValue>,
 }
 
 impl Call {
@@ -65,6 +68,7 @@ impl Call {
             time: UNIX_EPOCH + Duration::from_secs(1_795_370_096),
             source_ip: IpAddr::from([10, 0, 0, 7]),
             tls: true,
+            claims: BTreeMap::new(),
         }
     }
 
@@ -129,7 +133,7 @@ impl Call {
                 method: self.method.as_deref(),
                 query: self.query.as_deref(),
                 headers: &headers,
-                claims: &NoClaims,
+                claims: &self.claims,
                 rpc: self
                     .rpc
                     .as_ref()

@@ -1,0 +1,161 @@
+//! The compiled engine against Cedar's own authorizer: for generated policies and calls they
+//! give the same decision, for the same reasons.
+//!
+//! `WAYLEAVE_CASES` sets how many policy sets are tried (each with 20 calls); the default
+//! suits every day, a million an idle weekend.
+
+mod support;
+
+use proptest::prelude::*;
+use support::{
+    Call,
+    generate::{self, Choices},
+};
+use wayleave_authz::{Decision, Engine, Inputs, PolicyFile, Reference};
+
+const CALLS: usize = 20;
+
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("WAYLEAVE_CASES").ok();
+    ProptestConfig {
+        cases: cases.and_then(|cases| cases.parse().ok()).unwrap_or(150),
+        max_shrink_iters: 20,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn inputs(policies: &str) -> Inputs {
+    let file = |name: &str, text: &str| PolicyFile {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
+    Inputs {
+        policies: vec![
+            file("test.cedar", policies),
+            file("entities.yaml", generate::ENTITIES),
+        ],
+    }
+}
+
+/// The generated policies without those that validation refuses.
+fn valid(policies: &str) -> String {
+    let mut lines: Vec<&str> = policies.lines().collect();
+    loop {
+        let Err(errors) = Engine::load(&inputs(&lines.join("\n"))) else {
+            return lines.join("\n");
+        };
+        let refused: Vec<_> = errors
+            .problems()
+            .iter()
+            .map(|p| p.line().unwrap())
+            .collect();
+        let numbered = (1..).zip(std::mem::take(&mut lines));
+        lines = numbered
+            .filter(|(line, _)| !refused.contains(line))
+            .map(|(_, text)| text)
+            .collect();
+    }
+}
+
+/// Everything a decision says.
+fn told(decision: &Decision) -> String {
+    let audit: Vec<_> = decision.audit_policies().collect();
+    format!("{decision:?} audit {audit:?}")
+}
+
+fn choices(length: usize) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), length)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn compiled_policies_decide_as_cedar_does(policies in choices(400), calls in choices(300)) {
+        let policies = valid(&generate::policies(&mut Choices::new(&policies)));
+        let engine = Engine::load(&inputs(&policies)).unwrap();
+        let reference = Reference::load(&inputs(&policies)).unwrap();
+        let mut calls = Choices::new(&calls);
+        for _ in 0..CALLS {
+            let call = generate::call(&mut calls);
+            let expected = call.with_facts(|facts| reference.decide(facts));
+            prop_assert_eq!(told(&call.decide(&engine)), told(&expected), "{}\n{:?}", policies, call);
+        }
+    }
+
+    #[test]
+    fn adding_a_forbid_never_allows_more(policies in choices(300), calls in choices(300)) {
+        let mut choices = Choices::new(&policies);
+        let fewer = valid(&generate::policies(&mut choices));
+        let forbid = generate::policy(&mut choices, 99).replace("permit (", "forbid (");
+        let more = valid(&format!("{fewer}\n{forbid}"));
+        never_allows_more(&more, &fewer, &calls)?;
+    }
+
+    #[test]
+    fn removing_a_permit_never_allows_more(policies in choices(300), calls in choices(300)) {
+        let mut choices = Choices::new(&policies);
+        let more = valid(&generate::policies(&mut choices));
+        let victim = choices.below(12);
+        let permits = more.lines().filter(|line| line.contains("permit ("));
+        let victim = permits.clone().nth(victim.min(permits.count().saturating_sub(1)));
+        let fewer: Vec<_> = more.lines().filter(|line| Some(*line) != victim).collect();
+        never_allows_more(&fewer.join("\n"), &more, &calls)?;
+    }
+}
+
+/// What the first policies allow, the second allow as well.
+fn never_allows_more(first: &str, second: &str, calls: &[u8]) -> Result<(), TestCaseError> {
+    let one = Engine::load(&inputs(first)).unwrap();
+    let other = Engine::load(&inputs(second)).unwrap();
+    let mut calls = Choices::new(calls);
+    for _ in 0..CALLS {
+        let call: Call = generate::call(&mut calls);
+        if call.decide(&one).is_allow() {
+            prop_assert!(
+                call.decide(&other).is_allow(),
+                "{}\n--\n{}\n{:?}",
+                first,
+                second,
+                call
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The generator is worth nothing if its policies are refused or never match.
+#[test]
+fn the_generator_reaches_every_outcome() {
+    let mut outcomes = std::collections::BTreeMap::new();
+    let mut kept = 0;
+    let mut not_compiled = 0;
+    for seed in 0..60_u32 {
+        let bytes: Vec<u8> = (0..700_u32)
+            .map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(seed * 40_503) >> 13) as u8)
+            .collect();
+        let policies = valid(&generate::policies(&mut Choices::new(&bytes)));
+        kept += policies.lines().count();
+        let engine = Engine::load(&inputs(&policies)).unwrap();
+        not_compiled += engine.not_compiled().count();
+        let mut calls = Choices::new(&bytes);
+        for _ in 0..CALLS {
+            let decision = generate::call(&mut calls).decide(&engine);
+            *outcomes.entry(decision.reason().as_str()).or_insert(0) += 1;
+        }
+    }
+    assert!(kept > 100, "{kept} policies");
+    assert!(not_compiled > 0);
+    for reason in [
+        "policy_allow",
+        "policy_deny",
+        "policy_error",
+        "no_matching_policy",
+    ] {
+        assert!(
+            outcomes.get(reason).is_some_and(|count| *count > 5),
+            "{outcomes:?}"
+        );
+    }
+}
