@@ -89,16 +89,6 @@ impl DecisionRecord {
             call_time: Duration::ZERO,
         }
     }
-
-    /// The record as one line of JSON, without the newline.
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| {
-            format!(
-                r#"{{"kind":"decision","decision_id":"{}","error":"unserialisable: {error}"}}"#,
-                self.id
-            )
-        })
-    }
 }
 
 impl Serialize for DecisionRecord {

@@ -90,10 +90,11 @@ impl Work {
         let mut batch = Vec::new();
         let mut told = 0;
         while queue.take(&mut batch) {
-            for record in batch.drain(..) {
-                self.metrics.record(&record);
-                self.render(&record);
+            for record in &batch {
+                self.metrics.record(record);
+                self.render(record);
             }
+            self.recent.keep(&mut batch);
             self.flush();
             let dropped = queue.dropped();
             if dropped > told {
@@ -108,11 +109,15 @@ impl Work {
     }
 
     fn render(&mut self, record: &DecisionRecord) {
-        let json: Arc<str> = record.to_json().into();
         match &self.output {
             Output::Json(_) => {
-                self.buffer.extend_from_slice(json.as_bytes());
-                self.buffer.push(b'\n');
+                let began = self.buffer.len();
+                if let Err(error) = serde_json::to_writer(&mut self.buffer, record) {
+                    self.buffer.truncate(began);
+                    tracing::error!(%error, "a decision record cannot be serialised");
+                } else {
+                    self.buffer.push(b'\n');
+                }
             }
             Output::Text { colour, .. } => {
                 self.buffer
@@ -120,7 +125,6 @@ impl Work {
             }
             Output::Off => {}
         }
-        self.recent.push(json);
     }
 
     fn flush(&mut self) {
