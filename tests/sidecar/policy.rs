@@ -1,8 +1,10 @@
 //! Policies while the sidecar runs: edits are picked up, mistakes change nothing.
 
-use crate::support::eventually;
+use http::HeaderValue;
+
 use crate::support::setup::{POLICY, Setup, Sidecar};
 use crate::support::upstream::{Speaks, Upstream};
+use crate::support::{client, eventually};
 
 async fn until_status(sidecar: &Sidecar, caller: &str, expected: u16) {
     eventually(&format!("{caller} to get {expected}"), || async {
@@ -145,4 +147,57 @@ async fn a_permit_in_audit_mode_allows_nothing() {
         .await;
     assert_eq!(record["would_have"], "allow");
     assert_eq!(record["audit_policies"][0], "trial");
+}
+
+/// What a policy reads is what the upstream gets: a header that ends at this hop is not there
+/// for either.
+#[tokio::test]
+async fn policy_sees_the_headers_that_are_forwarded() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let setup = Setup::new(upstream.address);
+    setup.write_policy(
+        r#"@id("token") permit (principal, action, resource is Endpoint)
+           when { context.headers.authorization.contains("Bearer good") };"#,
+    );
+    let sidecar = setup.start().await;
+    let request = |connection: &'static str| {
+        let mut request = client::get("/");
+        let headers = request.headers_mut();
+        headers.insert("authorization", HeaderValue::from_static("Bearer good"));
+        headers.insert("connection", HeaderValue::from_static(connection));
+        request
+    };
+    let mut client = sidecar.http1("agent").await;
+    let answer = client.send(request("keep-alive, authorization")).await;
+    assert_eq!(
+        answer.status, 403,
+        "policy saw a header that is not forwarded"
+    );
+    upstream.assert_untouched();
+    assert_eq!(client.send(request("keep-alive")).await.status, 200);
+    assert_eq!(upstream.only().values("authorization"), ["Bearer good"]);
+}
+
+/// CVE-2020-25017: a second value of a header must not hide behind the first.
+#[tokio::test]
+async fn policy_sees_every_value_of_a_repeated_header() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let setup = Setup::new(upstream.address);
+    let forbid = r#"@id("no-evil") forbid (principal, action, resource is Endpoint)
+                    when { context.headers["user-agent"].contains("evil") };"#;
+    setup.write_policy(&format!("{POLICY}{forbid}"));
+    let sidecar = setup.start().await;
+    for (values, expected) in [(["good", "fine"], 200), (["good", "evil"], 403)] {
+        let mut request = client::get("/");
+        for value in values {
+            request
+                .headers_mut()
+                .append("user-agent", HeaderValue::from_static(value));
+        }
+        assert_eq!(
+            sidecar.http1("frontend").await.send(request).await.status,
+            expected
+        );
+    }
+    assert_eq!(upstream.only().values("user-agent"), ["good", "fine"]);
 }

@@ -14,10 +14,9 @@ use super::{PATIENCE, within};
 /// The sidecar's command line, ready to be given arguments.
 pub(crate) fn wayleave() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-    command
-        .env_remove("RUST_LOG")
-        .env_remove("NO_COLOR")
-        .env_remove("PORT");
+    for name in ["WAYLEAVE_LOG", "NO_COLOR", "PORT"] {
+        command.env_remove(name);
+    }
     command
 }
 
