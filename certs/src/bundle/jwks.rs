@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateDer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use wayleave_identity::TrustDomain;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 
 use super::{BundleError, TrustBundle};
@@ -98,6 +99,32 @@ struct KeyParts {
     n: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     e: Option<String>,
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    public: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alg: Option<String>,
+}
+
+impl KeyParts {
+    /// Whether every part of a certificate's key is the same here; other members are free.
+    fn hold(&self, key: &Self) -> bool {
+        let parts = |k: &Self| {
+            let Self {
+                crv,
+                x,
+                y,
+                n,
+                e,
+                public,
+                alg,
+            } = k;
+            [crv, x, y, n, e, public, alg].map(Clone::clone)
+        };
+        let (mine, others) = (parts(self), parts(key));
+        mine.iter()
+            .zip(&others)
+            .all(|(mine, other)| other.is_none() || mine == other)
+    }
 }
 
 #[derive(Deserialize)]
@@ -218,7 +245,7 @@ impl RawKey {
             .decode(text)
             .map_err(|_| JwksError::NotBase64 { position })?;
         if let Some((kty, parts)) = key_of(&der)
-            && (kty != self.kty || parts != self.parts)
+            && (kty != self.kty || !self.parts.hold(&parts))
         {
             return Err(JwksError::OtherKey { position });
         }
@@ -264,6 +291,41 @@ fn key_of(der: &[u8]) -> Option<(&'static str, KeyParts)> {
                 },
             ))
         }
+        PublicKey::Unknown(key) => other_key_of(&certificate, key),
+        _ => None,
+    }
+}
+
+/// Ed25519 (RFC 8037) and ML-DSA (draft-ietf-cose-dilithium).
+fn other_key_of(certificate: &X509Certificate<'_>, key: &[u8]) -> Option<(&'static str, KeyParts)> {
+    let key = Some(URL_SAFE_NO_PAD.encode(key));
+    let ml_dsa = |alg: &str| KeyParts {
+        alg: Some(alg.to_owned()),
+        public: key.clone(),
+        ..KeyParts::default()
+    };
+    match certificate
+        .public_key()
+        .algorithm
+        .algorithm
+        .to_id_string()
+        .as_str()
+    {
+        "1.3.101.112" => {
+            let crv = Some("Ed25519".to_owned());
+            let x = key;
+            Some((
+                "OKP",
+                KeyParts {
+                    crv,
+                    x,
+                    ..KeyParts::default()
+                },
+            ))
+        }
+        "2.16.840.1.101.3.4.3.17" => Some(("AKP", ml_dsa("ML-DSA-44"))),
+        "2.16.840.1.101.3.4.3.18" => Some(("AKP", ml_dsa("ML-DSA-65"))),
+        "2.16.840.1.101.3.4.3.19" => Some(("AKP", ml_dsa("ML-DSA-87"))),
         _ => None,
     }
 }
@@ -290,7 +352,7 @@ struct WrittenKey {
 impl BundleDocument {
     /// Writes the bundle in the SPIFFE bundle format.
     ///
-    /// Authorities whose keys are neither EC nor RSA have no form in it and are left out.
+    /// Authorities whose keys TLS cannot verify with have no form in it and are left out.
     #[must_use]
     pub fn to_jwks(&self) -> String {
         let key = |der: &CertificateDer<'_>| {
@@ -320,6 +382,42 @@ mod tests {
     use crate::ca::CertificateAuthority;
     use serde_json::{Value, json};
     use std::time::SystemTime;
+
+    #[test]
+    fn writes_and_compares_keys_of_every_kind() {
+        let kinds = [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "EC"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "EC"),
+            (&rcgen::PKCS_ED25519, "OKP"),
+            (&rcgen::PKCS_RSA_SHA256, "RSA"),
+            (&rcgen::PKCS_ML_DSA_44, "AKP"),
+            (&rcgen::PKCS_ML_DSA_65, "AKP"),
+            (&rcgen::PKCS_ML_DSA_87, "AKP"),
+        ];
+        for (algorithm, kty) in kinds {
+            let certificate = || {
+                let mut params = rcgen::CertificateParams::default();
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+                let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+                params.self_signed(&key).unwrap().der().clone()
+            };
+            let bundle = TrustBundle::from_der(trust_domain(), vec![certificate(), certificate()]);
+            let document = BundleDocument {
+                bundle: bundle.unwrap(),
+                refresh_hint: None,
+            };
+            let mut value: Value = serde_json::from_str(&document.to_jwks()).unwrap();
+            assert_eq!(value["keys"][0]["kty"], kty);
+            value["keys"][0]["kid"] = json!("free");
+            assert_eq!(read(&value).unwrap(), document, "{algorithm:?}");
+            value["keys"][0]["x5c"] = value["keys"][1]["x5c"].clone();
+            assert_eq!(
+                read(&value),
+                Err(JwksError::OtherKey { position: 1 }),
+                "{algorithm:?}"
+            );
+        }
+    }
 
     fn trust_domain() -> TrustDomain {
         "shop.example".parse().unwrap()

@@ -52,7 +52,11 @@ impl Root {
 
     /// A root whose parameters are bent before it is signed.
     pub fn with(name: &str, bend: impl FnOnce(&mut CertificateParams)) -> Self {
-        let key = KeyPair::generate().unwrap();
+        Self::with_key(name, KeyPair::generate().unwrap(), bend)
+    }
+
+    /// A root with a key of another kind.
+    pub fn with_key(name: &str, key: KeyPair, bend: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = ca_params(name);
         bend(&mut params);
         let certificate = params.self_signed(&key).unwrap().der().clone();
@@ -78,7 +82,16 @@ impl Root {
 
     /// A leaf whose parameters are bent before it is signed.
     pub fn issue_with(&self, id: &str, bend: impl FnOnce(&mut CertificateParams)) -> Chain {
-        let key = KeyPair::generate().unwrap();
+        self.issue_for(id, KeyPair::generate().unwrap(), bend)
+    }
+
+    /// A leaf for a key of another kind.
+    pub fn issue_for(
+        &self,
+        id: &str,
+        key: KeyPair,
+        bend: impl FnOnce(&mut CertificateParams),
+    ) -> Chain {
         let mut params = leaf_params(id);
         bend(&mut params);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
