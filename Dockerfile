@@ -3,8 +3,8 @@
 #   docker build -t wayleave .
 #   docker run --rm -v "$PWD/etc:/etc/wayleave:ro" -p 8443:8443 wayleave
 #
-# The first stage compiles, the second holds the C library, the certificates of the public
-# authorities and one binary: no shell, no package manager, no root.
+# The first stage compiles, the second holds one binary on a slim Debian and runs it as a user
+# that owns nothing.
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
@@ -16,10 +16,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && install -D -m 0755 target/release/wayleave /out/wayleave
 
 # glibc of the same Debian release as the first stage.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM debian:bookworm-slim
 COPY --from=build /out/wayleave /usr/local/bin/wayleave
 COPY LICENSE /usr/share/doc/wayleave/LICENSE
-USER nonroot
+USER 65532:65532
 EXPOSE 8443
 STOPSIGNAL SIGTERM
 # Asks the admin listener at its default address; give `--admin` where the config moves it.
