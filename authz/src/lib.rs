@@ -13,6 +13,7 @@ mod compile;
 mod decision;
 mod engine;
 mod entities;
+mod explain;
 mod facts;
 mod hash;
 mod literals;
@@ -28,6 +29,9 @@ mod store;
 pub use action::Action;
 pub use decision::{Decision, Effect, ReasonCode, Revision};
 pub use engine::{Engine, Inputs, Reference};
+pub use explain::{
+    ConditionOutcome, ExplainedCondition, ExplainedPolicy, ExplainedScope, Explanation,
+};
 pub use facts::{
     Claim, Claims, Context, Direction, Facts, Headers, NoClaims, NoHeaders, Principal, Resource,
     Rpc, Tls,

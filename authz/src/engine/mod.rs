@@ -94,11 +94,11 @@ pub struct Inputs {
 /// ```
 #[derive(Debug)]
 pub struct Engine {
-    names: Arc<PolicyNames>,
-    policies: Box<[Compiled]>,
+    pub(crate) names: Arc<PolicyNames>,
+    pub(crate) policies: Box<[Compiled]>,
     index: Index,
     conditions: Box<[NodeId]>,
-    program: Program,
+    pub(crate) program: Program,
     snapshot: Snapshot,
     declared: Declared,
     headers_read: Box<[Box<str>]>,
@@ -212,7 +212,7 @@ impl Engine {
         tally.decision(&self.names, None)
     }
 
-    fn call<'a>(&'a self, facts: &'a Facts<'a>) -> Call<'a> {
+    pub(crate) fn call<'a>(&'a self, facts: &'a Facts<'a>) -> Call<'a> {
         Call::new(facts, &self.snapshot, &self.declared)
     }
 
@@ -261,7 +261,7 @@ impl Engine {
         }
     }
 
-    fn conditions(&self, places: Operands) -> &[NodeId] {
+    pub(crate) fn conditions(&self, places: Operands) -> &[NodeId] {
         self.conditions
             .get(places.start as usize..places.end as usize)
             .unwrap_or(&[])
@@ -290,7 +290,7 @@ impl Engine {
         }
     }
 
-    fn cedar_call(&self, call: &Call<'_>) -> Option<(Request, Entities)> {
+    pub(crate) fn cedar_call(&self, call: &Call<'_>) -> Option<(Request, Entities)> {
         let request = self.translator.request(call.facts).ok()?;
         let own = self.translator.entities(call).ok()?;
         let entities = cedar_facts::with_entities(&self.statics, own).ok()?;
