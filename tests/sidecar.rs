@@ -16,6 +16,7 @@ mod support;
 mod sidecar {
     mod admin;
     mod applications;
+    mod ca;
     mod clients;
     mod commands;
     mod dev;

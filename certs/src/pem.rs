@@ -160,7 +160,8 @@ fn labels(text: &[u8]) -> impl Iterator<Item = String> {
 }
 
 /// Writes one PEM section with lines of 64 characters.
-pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+#[must_use]
+pub fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
     for line in body.as_bytes().chunks(64) {

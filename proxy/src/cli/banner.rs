@@ -64,7 +64,7 @@ impl Banner<'_> {
 }
 
 /// A path as a shell reads it.
-fn quote(path: &Path) -> Cow<'_, str> {
+pub(super) fn quote(path: &Path) -> Cow<'_, str> {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,".contains(c);
     match text.chars().all(plain) && !text.starts_with('-') {

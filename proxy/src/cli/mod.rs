@@ -1,12 +1,14 @@
-//! The command line: `wayleave dev`, `run`, `check` and `ready`.
+//! The command line: `wayleave dev`, `run`, `check`, `ready` and `ca`.
 //!
 //! Exit status: 0 when all went well, 1 when something failed while running, 2 for a
 //! mistake in the usage, the configuration, the certificates or the policies.
 
 mod banner;
+mod ca;
 mod check;
 mod dev;
 mod logging;
+mod moment;
 mod ready;
 mod report;
 mod run;
@@ -49,6 +51,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Ask a running sidecar whether it is ready, as a container's health check
     Ready(ready::ReadyArgs),
+    /// Make a CA for development and tests, and issue X509-SVIDs with it
+    Ca(ca::CaArgs),
 }
 
 /// Runs the command that the process was called with.
@@ -58,5 +62,6 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Ready(args) => ready::run(&args),
+        Command::Ca(args) => ca::run(args),
     }
 }

@@ -1,17 +1,26 @@
 //! Tells a user's mistakes: each with its place, the offending text and the remedy.
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
-use super::USAGE;
+use super::{FAILED, USAGE};
 
 /// Prints one line about a mistake, causes included, and answers with the exit status for it.
 pub(crate) fn mistake(what: &dyn Error) -> ExitCode {
     eprintln!("wayleave: {}", chain(what));
     ExitCode::from(USAGE)
+}
+
+/// Prints an answer on standard output, and answers with the exit status.
+pub(crate) fn say(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read this has gone; there is nobody left to tell.
+        Err(_) => ExitCode::from(FAILED),
+    }
 }
 
 /// An error and its causes on one line; a cause that the text tells already is not repeated.
