@@ -173,6 +173,8 @@ impl CertificateAuthority {
         params.serial_number = Some(random_serial()?);
         params.distinguished_name = name(self.trust_domain.as_str(), last_segment(&request.id));
         params.subject_alt_names = subject_alt_names(request)?;
+        // Said outright, as SPIRE does: there are clients that look for it.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

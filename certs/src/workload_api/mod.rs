@@ -4,6 +4,7 @@
 //! Written out on hyper rather than on a gRPC framework: there are five messages of strings
 //! and bytes, one kind of call, and revocation lists that existing clients leave out.
 
+mod authority;
 mod client;
 mod endpoint;
 mod grpc;

@@ -23,6 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::authority::LocalAuthority;
 use super::grpc::{
     CONTENT_TYPE, Code, FETCH_X509_BUNDLES, FETCH_X509_SVID, GRPC_MESSAGE, GRPC_STATUS,
     SECURITY_HEADER, frame,
@@ -72,7 +73,7 @@ async fn serve_caller(stream: UnixStream, served: watch::Receiver<Served>) {
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(LocalAuthority::new(stream)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a caller of the Workload API left");
     }
