@@ -11,6 +11,7 @@ mod action;
 mod calendar;
 mod compile;
 mod decision;
+mod diff;
 mod engine;
 mod entities;
 mod explain;
@@ -25,9 +26,12 @@ mod reference;
 mod schema;
 mod snapshot;
 mod store;
+pub mod testing;
+mod yaml;
 
 pub use action::Action;
 pub use decision::{Decision, Effect, ReasonCode, Revision};
+pub use diff::{Change, Difference, Group, Told};
 pub use engine::{Engine, Inputs, Reference};
 pub use explain::{
     ConditionOutcome, ExplainedCondition, ExplainedPolicy, ExplainedScope, Explanation,
@@ -39,6 +43,6 @@ pub use facts::{
 pub use load::PolicyFile;
 pub use obligation::{Alert, Mode, Obligations};
 pub use problem::{LoadErrors, Problem};
-pub use record::{ClaimValue, RecordedFacts, RecordedRpc, RecordedTls};
+pub use record::{ClaimValue, RecordedFacts, RecordedHeaders, RecordedRpc, RecordedTls};
 pub use schema::built_in as built_in_schema;
 pub use store::PolicyStore;

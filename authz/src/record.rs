@@ -14,7 +14,7 @@ use crate::{
     action::Action,
     calendar,
     engine::Engine,
-    facts::{Claim, Claims, Context, Direction, Facts, Principal, Resource, Rpc, Tls},
+    facts::{Claim, Claims, Context, Direction, Facts, Headers, Principal, Resource, Rpc, Tls},
 };
 
 /// Headers whose values are credentials: never written to a record.
@@ -94,6 +94,39 @@ pub struct RecordedFacts {
     /// The gRPC method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc: Option<RecordedRpc>,
+}
+
+/// The headers of a call that policies read, as records keep them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordedHeaders {
+    /// As [`RecordedFacts::headers`].
+    pub values: BTreeMap<String, Vec<String>>,
+    /// As [`RecordedFacts::withheld`].
+    pub withheld: Vec<String>,
+}
+
+impl RecordedHeaders {
+    /// Copies the headers that the engine's policies read; no allocation where they read none.
+    #[must_use]
+    pub fn of(headers: &dyn Headers, engine: &Engine) -> Self {
+        let mut recorded = Self::default();
+        for name in engine.headers_read() {
+            let mut values = Vec::new();
+            headers.any(name, &mut |value| {
+                values.push(value.to_owned());
+                false
+            });
+            if values.is_empty() {
+                continue;
+            }
+            if SECRET.contains(&name) {
+                recorded.withheld.push(name.to_owned());
+            } else {
+                recorded.values.insert(name.to_owned(), values);
+            }
+        }
+        recorded
+    }
 }
 
 /// As [`Tls`].
@@ -185,21 +218,10 @@ impl RecordedFacts {
     }
 
     fn copy_headers(&mut self, facts: &Facts<'_>, engine: &Engine) {
-        for name in engine.headers_read() {
-            let mut values = Vec::new();
-            facts.context.headers.any(name, &mut |value| {
-                values.push(value.to_owned());
-                false
-            });
-            if values.is_empty() {
-                continue;
-            }
-            if SECRET.contains(&name) {
-                self.withheld.push(name.to_owned());
-            } else {
-                self.headers.insert(name.to_owned(), values);
-            }
-        }
+        let RecordedHeaders { values, withheld } =
+            RecordedHeaders::of(facts.context.headers, engine);
+        self.headers = values;
+        self.withheld = withheld;
     }
 
     fn copy_claims(&mut self, facts: &Facts<'_>, engine: &Engine) {
@@ -213,6 +235,22 @@ impl RecordedFacts {
             };
             self.claims.insert(name.to_owned(), value);
         }
+    }
+
+    /// Reads one line of a decision log: a record that has its facts under `facts`, or the
+    /// facts alone.
+    ///
+    /// # Errors
+    ///
+    /// Says what of the line is not as it should be.
+    pub fn from_record(line: &str) -> Result<Self, String> {
+        let mut record: serde_json::Value =
+            serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
+        let facts = match record.get_mut("facts") {
+            Some(facts) => facts.take(),
+            None => record,
+        };
+        serde_json::from_value(facts).map_err(|error| format!("not the facts of a call: {error}"))
     }
 
     /// The facts as an engine reads them.
