@@ -14,6 +14,7 @@ pub mod ca;
 pub mod disk;
 mod distinguished_name;
 mod identity;
+pub mod inspect;
 mod peer;
 pub mod pem;
 pub mod profile;

@@ -124,6 +124,65 @@ impl ProfileError {
     }
 }
 
+/// One rule of the profile, with the section of the specification where it stands.
+pub(crate) struct Rule {
+    /// What a certificate that keeps the rule does.
+    pub(crate) text: &'static str,
+    pub(crate) section: &'static str,
+    pub(crate) check: fn(&X509Certificate<'_>) -> Result<(), ProfileError>,
+}
+
+const fn rule(
+    text: &'static str,
+    section: &'static str,
+    check: fn(&X509Certificate<'_>) -> Result<(), ProfileError>,
+) -> Rule {
+    Rule {
+        text,
+        section,
+        check,
+    }
+}
+
+/// The rules for a leaf, in the order in which they are checked. A handshake and
+/// [`inspect`](crate::inspect) go by this one table.
+pub(crate) const LEAF_RULES: [Rule; 10] = [
+    rule("has exactly one URI SAN", "X509-SVID 2", one_uri_san),
+    rule(
+        "has a SPIFFE ID as its URI SAN",
+        "SPIFFE-ID 2",
+        spiffe_id_is_valid,
+    ),
+    rule(
+        "has a SPIFFE ID with a path",
+        "X509-SVID 5.2",
+        spiffe_id_has_path,
+    ),
+    rule("is no CA (cA is false)", "X509-SVID 4.1", is_no_ca),
+    rule("has KeyUsage", "X509-SVID 4.3", has_key_usage),
+    rule(
+        "has no keyCertSign in KeyUsage",
+        "X509-SVID 4.3",
+        no_key_cert_sign,
+    ),
+    rule("has no cRLSign in KeyUsage", "X509-SVID 4.3", no_crl_sign),
+    rule(
+        "has KeyUsage marked critical",
+        "X509-SVID 4.3",
+        key_usage_is_critical,
+    ),
+    rule(
+        "has digitalSignature in KeyUsage",
+        "X509-SVID 4.3",
+        digital_signature,
+    ),
+    rule(
+        "has serverAuth and clientAuth if it has ExtendedKeyUsage",
+        "X509-SVID 4.4",
+        extended_key_usage,
+    ),
+];
+
 impl Leaf {
     /// Reads a leaf certificate and checks every rule of the profile.
     ///
@@ -132,12 +191,11 @@ impl Leaf {
     /// The first rule that the certificate breaks.
     pub fn from_der(der: &[u8]) -> Result<Self, ProfileError> {
         let certificate = parse(der)?;
-        let id = spiffe_id(&certificate)?;
-        check_basic_constraints(&certificate)?;
-        check_key_usage(&certificate)?;
-        check_extended_key_usage(&certificate)?;
+        for rule in &LEAF_RULES {
+            (rule.check)(&certificate)?;
+        }
         Ok(Self {
-            id,
+            id: uri_san(&certificate)?.ok_or(ProfileError::NoUriSan)?,
             serial: unsigned(certificate.raw_serial()).to_vec(),
             issuer: certificate.issuer().as_raw().to_vec(),
             subject: distinguished_name::to_text(certificate.subject()),
@@ -157,31 +215,55 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ProfileError> {
     }
 }
 
-/// Exactly one URI SAN, and it is the SPIFFE ID of a workload (X509-SVID §2, §5.2).
-fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, ProfileError> {
-    let id = uri_san(certificate)?.ok_or(ProfileError::NoUriSan)?;
-    if id.is_root() {
-        return Err(ProfileError::RootSpiffeId { id });
+const SUBJECT_ALT_NAME: ProfileError = ProfileError::BadExtension {
+    extension: "SubjectAltName",
+};
+
+/// The alternative names; none without the extension.
+pub(crate) fn alternative_names<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<&'a [GeneralName<'a>], ProfileError> {
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| SUBJECT_ALT_NAME)?;
+    Ok(names.map_or(&[][..], |e| &e.value.general_names))
+}
+
+/// Exactly one URI SAN (X509-SVID §2).
+fn one_uri_san(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    let names = alternative_names(certificate)?;
+    match names.iter().filter(|name| is_uri(name)).count() {
+        0 => Err(ProfileError::NoUriSan),
+        1 => Ok(()),
+        count => Err(ProfileError::MultipleUriSans { count }),
     }
-    Ok(id)
+}
+
+/// The one URI SAN is a SPIFFE ID (SPIFFE-ID §2).
+fn spiffe_id_is_valid(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match uri_san(certificate)? {
+        Some(_) => Ok(()),
+        None => Err(ProfileError::NoUriSan),
+    }
+}
+
+/// The SPIFFE ID is that of a workload (X509-SVID §5.2).
+fn spiffe_id_has_path(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match uri_san(certificate)? {
+        Some(id) if id.is_root() => Err(ProfileError::RootSpiffeId { id }),
+        Some(_) => Ok(()),
+        None => Err(ProfileError::NoUriSan),
+    }
 }
 
 /// The SPIFFE ID in the URI SAN of any certificate, if it has one; two are an error.
 pub(crate) fn uri_san(certificate: &X509Certificate<'_>) -> Result<Option<SpiffeId>, ProfileError> {
-    const EXTENSION: &str = "SubjectAltName";
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| ProfileError::BadExtension {
-            extension: EXTENSION,
-        })?;
-    let names = names.as_ref().map_or(&[][..], |e| &e.value.general_names);
+    let names = alternative_names(certificate)?;
     let uris = || names.iter().filter(|name| is_uri(name));
     match (uris().next(), uris().count()) {
         (None, _) => Ok(None),
         (Some(GeneralName::URI(uri)), 1) => Ok(Some(parse_id(uri)?)),
-        (Some(_), 1) => Err(ProfileError::BadExtension {
-            extension: EXTENSION,
-        }),
+        (Some(_), 1) => Err(SUBJECT_ALT_NAME),
         (Some(_), count) => Err(ProfileError::MultipleUriSans { count }),
     }
 }
@@ -203,7 +285,7 @@ fn parse_id(uri: &str) -> Result<SpiffeId, ProfileError> {
 }
 
 /// A leaf has `cA` false or no basic constraints at all (X509-SVID §4.1).
-fn check_basic_constraints(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+fn is_no_ca(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
     if is_ca(certificate)? {
         return Err(ProfileError::CaCertificate);
     }
@@ -231,27 +313,48 @@ pub(crate) fn key_usage<'a>(
         })
 }
 
-/// Present, critical, `digitalSignature`, and neither signing use (X509-SVID §4.3).
-fn check_key_usage(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
-    let usage = key_usage(certificate)?.ok_or(ProfileError::NoKeyUsage)?;
-    if usage.value.key_cert_sign() {
-        return Err(ProfileError::KeyCertSign);
+/// Key usage is present (X509-SVID §4.3).
+fn has_key_usage(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    present_key_usage(certificate).map(|_| ())
+}
+
+fn present_key_usage<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<BasicExtension<&'a KeyUsage>, ProfileError> {
+    key_usage(certificate)?.ok_or(ProfileError::NoKeyUsage)
+}
+
+fn no_key_cert_sign(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match key_usage(certificate)? {
+        Some(usage) if usage.value.key_cert_sign() => Err(ProfileError::KeyCertSign),
+        _ => Ok(()),
     }
-    if usage.value.crl_sign() {
-        return Err(ProfileError::CrlSign);
+}
+
+fn no_crl_sign(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match key_usage(certificate)? {
+        Some(usage) if usage.value.crl_sign() => Err(ProfileError::CrlSign),
+        _ => Ok(()),
     }
-    if !usage.critical {
-        return Err(ProfileError::KeyUsageNotCritical);
+}
+
+fn key_usage_is_critical(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match present_key_usage(certificate)?.critical {
+        true => Ok(()),
+        false => Err(ProfileError::KeyUsageNotCritical),
     }
-    if !usage.value.digital_signature() {
-        return Err(ProfileError::NoDigitalSignature);
+}
+
+fn digital_signature(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+    match present_key_usage(certificate)?.value.digital_signature() {
+        true => Ok(()),
+        false => Err(ProfileError::NoDigitalSignature),
     }
-    Ok(())
 }
 
 /// If present, it has both uses (X509-SVID §4.4).
 // SECURITY: `anyExtendedKeyUsage` does not stand in for the two: the specification names them.
-fn check_extended_key_usage(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
+fn extended_key_usage(certificate: &X509Certificate<'_>) -> Result<(), ProfileError> {
     let usage = certificate
         .extended_key_usage()
         .map_err(|_| ProfileError::BadExtension {

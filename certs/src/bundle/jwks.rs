@@ -178,12 +178,9 @@ impl BundleDocument {
     /// When it is not of that form, names a trust domain twice, or one bundle is not usable.
     pub fn from_jwks_map(text: &[u8]) -> Result<Vec<Self>, JwksError> {
         let UniqueMap(entries) = parse::<RawMap>(text)?.trust_domains;
-        let documents = entries.into_iter().map(|(name, raw)| {
-            let trust_domain: TrustDomain = name.parse().map_err(|error| JwksError::Malformed {
-                detail: format!("`{name}`: {error}"),
-            })?;
-            raw.into_document(trust_domain)
-        });
+        let documents = entries
+            .into_iter()
+            .map(|(name, raw)| raw.into_document(trust_domain_of(&name)?));
         documents.collect()
     }
 
@@ -192,6 +189,33 @@ impl BundleDocument {
     pub fn refresh_after(&self) -> Duration {
         self.refresh_hint.unwrap_or(DEFAULT_REFRESH)
     }
+}
+
+/// What a JWK set says, before anybody has looked at its certificates.
+#[derive(Debug)]
+pub(crate) struct Unchecked {
+    /// In the map form: whose bundle it is.
+    pub(crate) trust_domain: Option<TrustDomain>,
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) refresh_hint: Option<Duration>,
+}
+
+/// Reads a document of either form without a look at its certificates.
+pub(crate) fn read_unchecked(text: &[u8]) -> Result<Vec<Unchecked>, JwksError> {
+    if !is_map(text) {
+        return Ok(vec![parse::<RawBundle>(text)?.unchecked(None)?]);
+    }
+    let UniqueMap(entries) = parse::<RawMap>(text)?.trust_domains;
+    let each = entries.into_iter();
+    each.map(|(name, raw)| raw.unchecked(Some(trust_domain_of(&name)?)))
+        .collect()
+}
+
+fn trust_domain_of(name: &str) -> Result<TrustDomain, JwksError> {
+    name.parse().map_err(|error| JwksError::Malformed {
+        detail: format!("`{name}`: {error}"),
+    })
 }
 
 /// Whether a text is JSON rather than PEM.
@@ -215,13 +239,26 @@ fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, JwksError> {
 }
 
 impl RawBundle {
+    fn unchecked(&self, trust_domain: Option<TrustDomain>) -> Result<Unchecked, JwksError> {
+        Ok(Unchecked {
+            trust_domain,
+            certificates: self.certificates()?,
+            sequence: self.spiffe_sequence,
+            refresh_hint: self.spiffe_refresh_hint.map(Duration::from_secs),
+        })
+    }
+
+    /// The certificates of all keys that are for X509-SVIDs.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, JwksError> {
+        (1..)
+            .zip(&self.keys)
+            .filter(|(_, key)| key.is_for_x509_svids())
+            .map(|(position, key)| key.certificate(position))
+            .collect()
+    }
+
     fn into_document(self, trust_domain: TrustDomain) -> Result<BundleDocument, JwksError> {
-        let mut certificates = Vec::new();
-        for (position, key) in (1..).zip(&self.keys) {
-            if key.is_for_x509_svids() {
-                certificates.push(key.certificate(position)?);
-            }
-        }
+        let certificates = self.certificates()?;
         let bundle = TrustBundle::from_der(trust_domain, certificates).map_err(Box::new)?;
         Ok(BundleDocument {
             bundle: bundle.with_sequence(self.spiffe_sequence),
