@@ -27,17 +27,22 @@ use crate::upstream::BODY;
 /// How the callers share connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
+    /// Each caller keeps a connection of its own.
     Http1 { connections: usize },
+    /// So many callers share each connection.
     Http2 { connections: usize, streams: usize },
+    /// Each caller opens a connection for each request: a full handshake every time.
+    Fresh { callers: usize },
 }
 
 impl Plan {
-    pub(crate) const ALL: [Self; 2] = [
+    pub(crate) const ALL: [Self; 3] = [
         Self::Http1 { connections: 32 },
         Self::Http2 {
             connections: 8,
             streams: 4,
         },
+        Self::Fresh { callers: 8 },
     ];
 }
 
@@ -49,6 +54,7 @@ impl fmt::Display for Plan {
                 connections,
                 streams,
             } => write!(f, "HTTP/2, {connections}×{streams}"),
+            Self::Fresh { callers } => write!(f, "new connection each, {callers} callers"),
         }
     }
 }
@@ -76,15 +82,11 @@ impl Callers {
             stopping: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
+        let connector = Arc::new(Connector::new(address, tls)?);
         match plan {
             Plan::Http1 { connections } => {
                 for _ in 0..connections {
-                    let sender = Sender::Http1(
-                        Connection::open(address, tls, b"http/1.1")
-                            .await?
-                            .http1()
-                            .await?,
-                    );
+                    let sender = Sender::Http1(connector.http1().await?);
                     tasks.spawn(call(sender, Arc::clone(&shared)));
                 }
             }
@@ -93,10 +95,18 @@ impl Callers {
                 streams,
             } => {
                 for _ in 0..connections {
-                    let sender = Connection::open(address, tls, b"h2").await?.http2().await?;
+                    let sender = connector.http2().await?;
                     for _ in 0..streams {
                         tasks.spawn(call(Sender::Http2(sender.clone()), Arc::clone(&shared)));
                     }
+                }
+            }
+            Plan::Fresh { callers } => {
+                for _ in 0..callers {
+                    tasks.spawn(call(
+                        Sender::Fresh(Arc::clone(&connector)),
+                        Arc::clone(&shared),
+                    ));
                 }
             }
         }
@@ -126,60 +136,79 @@ impl Callers {
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-struct Connection(Box<dyn Io>);
+/// Opens connections, with the loader's certificate where the target asks for one.
+struct Connector {
+    address: SocketAddr,
+    /// For HTTP/1.1 and for HTTP/2.
+    tls: Option<(TlsConnector, TlsConnector)>,
+}
 
-impl Connection {
-    async fn open(address: SocketAddr, tls: Option<&Path>, alpn: &[u8]) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let Some(papers) = tls else {
-            return Ok(Self(Box::new(stream)));
+impl Connector {
+    fn new(address: SocketAddr, papers: Option<&Path>) -> Result<Self> {
+        let tls = match papers {
+            None => None,
+            Some(papers) => Some((connector(papers, b"http/1.1")?, connector(papers, b"h2")?)),
         };
-        let connector = TlsConnector::from(Arc::new(papers::client_tls(papers, alpn)?));
-        let name = ServerName::try_from("localhost")?;
-        Ok(Self(Box::new(
-            connector
-                .connect(name, stream)
-                .await
-                .context("the handshake")?,
-        )))
+        Ok(Self { address, tls })
     }
 
-    async fn http1(self) -> Result<http1::SendRequest<Empty<Bytes>>> {
-        let (sender, connection) = http1::handshake(TokioIo::new(self.0)).await?;
+    async fn open(&self, tls: Option<&TlsConnector>) -> Result<Box<dyn Io>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = tls else {
+            return Ok(Box::new(stream));
+        };
+        let name = ServerName::try_from("localhost")?;
+        Ok(Box::new(
+            tls.connect(name, stream).await.context("the handshake")?,
+        ))
+    }
+
+    async fn http1(&self) -> Result<http1::SendRequest<Empty<Bytes>>> {
+        let stream = self.open(self.tls.as_ref().map(|(http1, _)| http1)).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(sender)
     }
 
-    async fn http2(self) -> Result<http2::SendRequest<Empty<Bytes>>> {
-        let io = TokioIo::new(self.0);
+    async fn http2(&self) -> Result<http2::SendRequest<Empty<Bytes>>> {
+        let io = TokioIo::new(self.open(self.tls.as_ref().map(|(_, http2)| http2)).await?);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(connection);
         Ok(sender)
     }
 }
 
+fn connector(papers: &Path, alpn: &[u8]) -> Result<TlsConnector> {
+    Ok(TlsConnector::from(Arc::new(papers::client_tls(
+        papers, alpn,
+    )?)))
+}
+
 enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
     Http2(http2::SendRequest<Empty<Bytes>>),
+    Fresh(Arc<Connector>),
 }
 
 impl Sender {
     async fn send(&mut self) -> Result<Response<Incoming>> {
-        let response = match self {
-            Self::Http1(sender) => {
-                sender.ready().await?;
-                let request = Request::get("/api/items").header("host", "localhost");
-                sender.send_request(request.body(Empty::new())?).await?
-            }
+        match self {
+            Self::Http1(sender) => over_http1(sender).await,
             Self::Http2(sender) => {
                 sender.ready().await?;
                 let request = Request::get("https://localhost/api/items");
-                sender.send_request(request.body(Empty::new())?).await?
+                Ok(sender.send_request(request.body(Empty::new())?).await?)
             }
-        };
-        Ok(response)
+            Self::Fresh(connector) => over_http1(&mut connector.http1().await?).await,
+        }
     }
+}
+
+async fn over_http1(sender: &mut http1::SendRequest<Empty<Bytes>>) -> Result<Response<Incoming>> {
+    sender.ready().await?;
+    let request = Request::get("/api/items").header("host", "localhost");
+    Ok(sender.send_request(request.body(Empty::new())?).await?)
 }
 
 /// One caller. An answer that is not the upstream's ends the measurement.

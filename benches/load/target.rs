@@ -119,7 +119,7 @@ impl Target {
 
     pub(crate) fn address(&self, plan: Plan) -> SocketAddr {
         match plan {
-            Plan::Http1 { .. } => self.addresses.http1,
+            Plan::Http1 { .. } | Plan::Fresh { .. } => self.addresses.http1,
             Plan::Http2 { .. } => self.addresses.http2,
         }
     }
