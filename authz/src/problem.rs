@@ -45,12 +45,12 @@ impl Source {
         let (line, column) = self.place(span.start);
         Problem {
             file: Arc::clone(&self.name),
-            place: Some(Place {
+            place: Some(Box::new(Place {
                 line,
                 column,
                 span,
                 source: NamedSource::new(&*self.name, Arc::clone(&self.text)),
-            }),
+            })),
             message: message.into(),
             help: None,
         }
@@ -61,7 +61,7 @@ impl Source {
 #[derive(Clone, Debug)]
 pub struct Problem {
     file: Arc<str>,
-    place: Option<Place>,
+    place: Option<Box<Place>>,
     message: String,
     help: Option<String>,
 }

@@ -156,8 +156,11 @@ pub(crate) struct Relations {
     /// Groups by SPIFFE ID or prefix.
     pub(crate) members: BTreeMap<String, BTreeSet<String>>,
     /// Attributes by type and id. An entity listed here exists.
-    pub(crate) attributes: BTreeMap<(String, String), Vec<(Box<str>, AttributeValue)>>,
+    pub(crate) attributes: BTreeMap<(String, String), Fields>,
 }
+
+/// Attributes by name, whose entities are not numbered yet.
+pub(crate) type Fields = Vec<(Box<str>, AttributeValue)>;
 
 /// A constant whose entities are not numbered yet.
 #[derive(Clone, Debug)]
@@ -165,7 +168,7 @@ pub(crate) enum AttributeValue {
     Const(Const),
     Entity(String, String),
     Set(Vec<AttributeValue>),
-    Record(Vec<(Box<str>, AttributeValue)>),
+    Record(Fields),
 }
 
 /// Numbers entities, then relates them.

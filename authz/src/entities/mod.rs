@@ -14,6 +14,7 @@ use crate::{
     problem::{Problem, Source, did_you_mean},
     schema::{self, Extension},
     snapshot::Relations,
+    yaml,
 };
 
 use raw::{RawFile, RawSchema};
@@ -57,7 +58,7 @@ impl<'a> Files<'a> {
                     Ok(()) => extension.types.push_str(&types.value),
                     Err(message) => problems.push(
                         source
-                            .problem(raw::span(source, &types.referenced), message)
+                            .problem(yaml::span(source, &types.referenced), message)
                             .with_help(
                                 "declare `entity` types of your own in Cedar's schema syntax",
                             ),
@@ -78,7 +79,7 @@ impl<'a> Files<'a> {
                 for member in members {
                     let added = add_member(group, &member.value, &groups, &mut relations);
                     if let Err((message, help)) = added {
-                        let span = raw::span(source, &member.referenced);
+                        let span = yaml::span(source, &member.referenced);
                         problems.push(source.problem(span, message).with_help(help));
                     }
                 }
@@ -102,7 +103,7 @@ impl<'a> Files<'a> {
                 };
                 let span = members
                     .first()
-                    .map_or(0..0, |member| raw::span(source, &member.referenced));
+                    .map_or(0..0, |member| yaml::span(source, &member.referenced));
                 problems.push(
                     source
                         .problem(span, format!("the group `{group}` is in itself"))
@@ -212,7 +213,7 @@ fn add_headers(
             None
         };
         problems.extend(mistake.map(|(message, help)| {
-            let span = raw::span(source, &header.referenced);
+            let span = yaml::span(source, &header.referenced);
             source.problem(span, message).with_help(help)
         }));
     }
@@ -252,7 +253,7 @@ fn add_claims(
             ))
         };
         problems.extend(mistake.map(|(message, help)| {
-            let span = raw::span(source, &type_name.referenced);
+            let span = yaml::span(source, &type_name.referenced);
             source.problem(span, message).with_help(help)
         }));
     }

@@ -14,9 +14,8 @@ use crate::{
     problem::{Problem, Source},
     schema,
     snapshot::{AttributeValue, Relations},
+    yaml,
 };
-
-use super::raw;
 
 /// Whether the declarations stand on their own, and hide nothing that is built in.
 pub(super) fn check_types(text: &str) -> Result<(), String> {
@@ -59,7 +58,7 @@ pub(super) fn add_entities<'a>(
     let mut valid = Vec::new();
     let mut first = None;
     for (source, entity) in entities {
-        let span = || raw::span(source, &entity.referenced);
+        let span = || yaml::span(source, &entity.referenced);
         match check_one(&entity.value, schema) {
             Ok(()) => valid.push(entity.value.clone()),
             Err(message) => problems.push(source.problem(span(), message).with_help(
