@@ -15,6 +15,7 @@ mod denial;
 mod drain;
 mod enforce;
 mod forward;
+mod identity;
 mod inbound;
 mod listener;
 mod policies;

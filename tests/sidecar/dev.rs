@@ -165,7 +165,7 @@ fn modes(directory: &Path) -> Vec<(PathBuf, bool, u32)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 open.push(path);
-            } else {
+            } else if path.is_file() {
                 let mode = path.metadata().unwrap().permissions().mode() & 0o777;
                 found.push((path, false, mode));
             }

@@ -11,6 +11,8 @@ pub(super) struct Banner<'a> {
     pub(super) admin: SocketAddr,
     pub(super) upstream: &'a str,
     pub(super) dir: &'a Path,
+    /// The socket of the Workload API, absolute; none where it could not be opened.
+    pub(super) workload_api: Option<&'a Path>,
 }
 
 impl Banner<'_> {
@@ -22,13 +24,19 @@ impl Banner<'_> {
         let _ = write!(
             text,
             "\nwayleave {} is ready: https://localhost:{port} -> {}\n\n\
-             \x20 policies   {}/*.cedar   (edit them while this runs)\n\
-             \x20 admin      http://{}   (/healthz /readyz /metrics /version /decisions)\n\n",
+             \x20 policies      {}/*.cedar   (edit them while this runs)\n\
+             \x20 admin         http://{}   (/healthz /readyz /metrics /version /decisions)\n",
             env!("CARGO_PKG_VERSION"),
             self.upstream,
             policies.display(),
             self.admin,
         );
+        if let Some(socket) = self.workload_api {
+            let address = format!("unix://{}", socket.display());
+            let address = quote(Path::new(&address));
+            let _ = writeln!(text, "  workload API  {address}   (SPIFFE_ENDPOINT_SOCKET)");
+        }
+        text.push('\n');
         let _ = write!(
             text,
             "Allowed, because the policy \"agent-reads-orders\" permits it:\n\n\
@@ -84,6 +92,7 @@ mod tests {
             admin,
             upstream: "demo",
             dir: Path::new(dir),
+            workload_api: Some(Path::new("/w/workload.sock")),
         }
         .text()
     }
@@ -100,6 +109,14 @@ mod tests {
             curls
                 .iter()
                 .all(|line| line.ends_with("https://localhost:8443/orders/7"))
+        );
+    }
+
+    #[test]
+    fn names_the_workload_api_as_its_clients_read_it() {
+        let text = banner("127.0.0.1:8443", ".wayleave");
+        assert!(
+            text.contains("  workload API  unix:///w/workload.sock   (SPIFFE_ENDPOINT_SOCKET)\n")
         );
     }
 

@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use miette::Diagnostic;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wayleave_authz::Engine;
-use wayleave_certs::source::files::FilesSource;
+use wayleave_certs::source::federation::FederationError;
 
-use super::report;
-use crate::config::{self, Config, DecisionSink, IdentityConfig};
+use super::report::{self, Format};
+use crate::config::{
+    self, Config, DecisionSink, FederationConfig, IdentityConfig, IdentitySource, Profile,
+};
+use crate::identity::{self, OpenError, OpenIdentity};
 use crate::policies::PolicyFiles;
 
 const EXAMPLES: &str = "\
@@ -41,12 +44,6 @@ pub(crate) struct CheckArgs {
     /// The shape of the report: text for people, JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Checks, reports, and says with which status the process should end.
@@ -90,15 +87,27 @@ struct Told {
 struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<IdentityFacts>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    federation: Vec<FederationFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<PolicyFacts>,
     inbound: Vec<InboundFacts>,
 }
 
 #[derive(Debug, Serialize)]
-struct IdentityFacts {
-    id: String,
-    not_after: String,
+#[serde(untagged)]
+enum IdentityFacts {
+    /// What the files hold.
+    Read { id: String, not_after: String },
+    /// Whom `wayleave run` will ask; a check asks nobody.
+    Unasked { workload_api: String },
+}
+
+#[derive(Debug, Serialize)]
+struct FederationFacts {
+    trust_domain: String,
+    url: String,
+    profile: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,7 +132,7 @@ struct Plain(String);
 fn check(path: &Path, now: SystemTime) -> Outcome {
     let mut outcome = Outcome::default();
     match config::load(path) {
-        Ok(config) => outcome.check_parts(&config, now),
+        Ok(config) => outcome.check_parts(path, &config, now),
         Err(errors) => {
             let problems = errors.problems().iter().cloned();
             outcome.problems.extend(problems.map(Finding::of_config));
@@ -133,27 +142,32 @@ fn check(path: &Path, now: SystemTime) -> Outcome {
 }
 
 impl Outcome {
-    fn check_parts(&mut self, config: &Config, now: SystemTime) {
-        self.check_identity(&config.identity, now);
+    fn check_parts(&mut self, path: &Path, config: &Config, now: SystemTime) {
+        self.check_identity(path, &config.identity, now);
         self.check_policies(&config.policies.paths);
         self.check_decisions(&config.log.decisions);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
     }
 
-    fn check_identity(&mut self, config: &IdentityConfig, now: SystemTime) {
-        let IdentityConfig::Files(files) = config;
-        match FilesSource::load(files.clone(), now) {
-            Ok(source) => {
-                self.facts.identity = source.reader().current().map(|identity| IdentityFacts {
-                    id: identity.svid().id().to_string(),
-                    not_after: timestamp(identity.svid().not_after()),
-                });
+    fn check_identity(&mut self, path: &Path, config: &IdentityConfig, now: SystemTime) {
+        let opened = match OpenIdentity::open(config.clone(), now) {
+            Ok(opened) => opened,
+            Err(error) => return self.problems.push(Finding::of_identity(path, error)),
+        };
+        self.facts.federation = config.federation.iter().map(FederationFacts::new).collect();
+        self.facts.identity = match &config.source {
+            IdentitySource::Files(_) => opened.reader().current().map(|identity| {
+                let svid = identity.svid();
+                let (id, not_after) = (svid.id().to_string(), timestamp(svid.not_after()));
+                IdentityFacts::Read { id, not_after }
+            }),
+            IdentitySource::WorkloadApi(api) => {
+                let endpoint = identity::endpoint(api).ok();
+                endpoint.map(|endpoint| IdentityFacts::Unasked {
+                    workload_api: endpoint.to_string(),
+                })
             }
-            Err(error) => {
-                let message = error.problem.to_string();
-                self.problems.push(Finding::plain(&error.path, message));
-            }
-        }
+        };
     }
 
     fn check_policies(&mut self, paths: &[PathBuf]) {
@@ -224,6 +238,25 @@ impl Finding {
         }
     }
 
+    /// A problem of the identity's files, or of what the configuration at `config` leaves open.
+    fn of_identity(config: &Path, error: OpenError) -> Self {
+        match error {
+            OpenError::Files(error) => Self::plain(&error.path, error.problem.to_string()),
+            OpenError::Federation(FederationError::Io { path, source }) => {
+                Self::plain(&path, format!("cannot be read: {source}"))
+            }
+            OpenError::Federation(FederationError::Bundle {
+                path,
+                trust_domain,
+                source,
+            }) => {
+                let message = format!("the bundle of `{trust_domain}` cannot be used: {source}");
+                Self::plain(&path, message)
+            }
+            other => Self::plain(config, other.to_string()),
+        }
+    }
+
     fn plain(path: &Path, message: String) -> Self {
         let file = path.display().to_string();
         Self {
@@ -234,6 +267,19 @@ impl Finding {
                 column: None,
                 message,
                 help: None,
+            },
+        }
+    }
+}
+
+impl FederationFacts {
+    fn new(config: &FederationConfig) -> Self {
+        Self {
+            trust_domain: config.trust_domain.to_string(),
+            url: config.url.to_string(),
+            profile: match config.profile {
+                Profile::HttpsWeb { .. } => "https_web",
+                Profile::HttpsSpiffe { .. } => "https_spiffe",
             },
         }
     }
@@ -284,10 +330,25 @@ fn tell(outcome: &Outcome, path: &Path) -> io::Result<()> {
 
 fn summary(facts: &Facts, path: &Path) -> String {
     let mut lines = vec![format!("{}: ok", path.display())];
-    if let Some(identity) = &facts.identity {
+    match &facts.identity {
+        Some(IdentityFacts::Read { id, not_after }) => {
+            lines.push(format!("  identity  {id}, until {not_after}"));
+        }
+        Some(IdentityFacts::Unasked { workload_api }) => {
+            lines.push(format!(
+                "  identity  from the Workload API at {workload_api}, which was not asked"
+            ));
+        }
+        None => {}
+    }
+    for FederationFacts {
+        trust_domain,
+        url,
+        profile,
+    } in &facts.federation
+    {
         lines.push(format!(
-            "  identity  {}, until {}",
-            identity.id, identity.not_after
+            "  federated {trust_domain} by {profile} from {url}, which was not fetched"
         ));
     }
     if let Some(policies) = &facts.policies {
@@ -384,6 +445,34 @@ inbound:
             told.iter().any(|line| line.starts_with("Some(2)")),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn a_workload_api_is_named_and_not_asked() {
+        let files = "files: {svid: svid.pem, key: key.pem, bundle: bundle.pem}";
+        let api = "workload_api: {endpoint: 'unix:///nowhere/agent.sock'}\n  federation: [{trust_domain: p.example, url: 'https://p.example/', profile: https_spiffe, endpoint_id: 'spiffe://p.example/e'}]";
+        let good = folder(&CONFIG.replace(files, api), "");
+        let path = good.path().join("wayleave.yaml");
+        let outcome = check(&path, SystemTime::now());
+        assert!(outcome.problems.is_empty(), "{:?}", told(&good));
+        let text = summary(&outcome.facts, &path);
+        let expected = "from the Workload API at unix:///nowhere/agent.sock, which was not asked";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("p.example by https_spiffe"), "{text}");
+    }
+
+    #[test]
+    fn a_bootstrap_bundle_that_cannot_be_read_is_named() {
+        let files = "files: {svid: svid.pem, key: key.pem, bundle: bundle.pem}";
+        let api = "workload_api: {endpoint: 'unix:///a.sock'}\n  federation: [{trust_domain: p, url: 'https://p/', profile: https_spiffe, endpoint_id: 'spiffe://p/e', bootstrap_bundle: p.pem}]";
+        let outcome = check(
+            &folder(&CONFIG.replace(files, api), "")
+                .path()
+                .join("wayleave.yaml"),
+            SystemTime::now(),
+        );
+        assert!(outcome.problems[0].told.file.ends_with("/p.pem"));
+        assert!(outcome.problems[0].told.message.contains("cannot be read"));
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use wayleave_certs::source::dev::DevDirectory;
+use wayleave_certs::source::dev::{DevDirectory, DevError, DevWorkloadApi};
 
 use super::banner::Banner;
 use super::run::{control_runtime, start_failed, wait_for_end};
@@ -39,7 +39,9 @@ Examples:
   wayleave dev --listen 127.0.0.1:0 --log json
 
 The directory holds a dev CA, SVIDs for the sample callers `frontend` and `agent`, and
-policies/*.cedar, which you can edit while it runs. The certificates are for development:
+policies/*.cedar, which you can edit while it runs. SPIFFE client libraries get the callers'
+SVIDs from its sockets: workload.sock has both, svids/NAME/workload.sock that of one caller,
+for SPIFFE_ENDPOINT_SOCKET=unix:///absolute/path. The certificates are for development:
 whoever can read the directory can be any caller.
 
 Exit status: 0 ended by a signal; that of COMMAND where one is given; 1 failed while
@@ -94,6 +96,11 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
             source,
         })
     })?;
+    let api = workload_api(&directory).map_err(|error| report::mistake(&error))?;
+    let socket = api
+        .as_ref()
+        .and_then(|api| api.paths().next())
+        .map(Path::to_owned);
     let upstream = Upstream::prepare(&args)
         .await
         .map_err(|error| report::mistake(&error))?;
@@ -110,7 +117,12 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         .start(&args.command)
         .map_err(|error| report::mistake(&error))?;
     tokio::spawn(directory.run());
-    tell_ready(&args, &sidecar, &upstream.words);
+    let api = tokio::spawn(async move {
+        if let Some(api) = api {
+            api.serve().await;
+        }
+    });
+    tell_ready(&args, &sidecar, &upstream.words, socket.as_deref());
     let status = match child {
         None => {
             wait_for_end(&mut signals).await;
@@ -119,7 +131,22 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         Some(child) => follow(child, &mut signals, upstream.address.port).await,
     };
     sidecar.drain(DRAIN, wait_for_end(&mut signals)).await;
+    // The sockets are removed when their task has ended.
+    api.abort();
+    let _ = api.await;
     Ok(status)
+}
+
+/// The sockets of the Workload API. Where the system cannot make them (a path of more than 107
+/// bytes, a file system without sockets), the dev proxy goes on without.
+fn workload_api(directory: &DevDirectory) -> Result<Option<DevWorkloadApi>, DevError> {
+    match directory.workload_api() {
+        Err(error @ DevError::Io { .. }) => {
+            tracing::warn!(%error, "no Workload API; a directory elsewhere, with a shorter path, may have one (--dir)");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
 }
 
 /// Something about the directory that is the user's to mend.
@@ -161,7 +188,7 @@ fn output(format: LogFormat) -> Output {
 }
 
 /// The banner goes where it does not mix with JSON.
-fn tell_ready(args: &DevArgs, sidecar: &Sidecar, upstream: &str) {
+fn tell_ready(args: &DevArgs, sidecar: &Sidecar, upstream: &str, workload_api: Option<&Path>) {
     let Some((_, inbound)) = sidecar.inbound().first() else {
         return;
     };
@@ -170,6 +197,7 @@ fn tell_ready(args: &DevArgs, sidecar: &Sidecar, upstream: &str) {
         admin: sidecar.admin(),
         upstream,
         dir: &args.dir,
+        workload_api,
     };
     let text = banner.text();
     let _ = match args.log {

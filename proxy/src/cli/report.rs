@@ -8,6 +8,15 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 
 use super::{FAILED, USAGE};
 
+/// The shape of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// Prints one line about a mistake, causes included, and answers with the exit status for it.
 pub(crate) fn mistake(what: &dyn Error) -> ExitCode {
     eprintln!("wayleave: {}", chain(what));
@@ -24,7 +33,7 @@ pub(crate) fn say(text: &str) -> ExitCode {
 }
 
 /// An error and its causes on one line; a cause that the text tells already is not repeated.
-fn chain(what: &dyn Error) -> String {
+pub(crate) fn chain(what: &dyn Error) -> String {
     let mut line = what.to_string();
     let mut cause = what.source();
     while let Some(error) = cause {

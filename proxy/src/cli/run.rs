@@ -1,16 +1,18 @@
 //! `wayleave run`: the sidecar, from a configuration file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use miette::Diagnostic;
-use wayleave_certs::source::files::FilesSource;
+use wayleave_certs::IdentityReader;
 
 use super::{FAILED, logging, report};
 use crate::app::{Sidecar, Start, StartError};
 use crate::child::{Signal, Signals};
-use crate::config::{self, Config, DecisionSink, IdentityConfig, LogFormat};
+use crate::config::{self, Config, DecisionSink, LogFormat};
+use crate::identity::{self, OpenIdentity};
 use crate::policies::PolicyFiles;
 use crate::record::Output;
 
@@ -57,9 +59,8 @@ pub(super) fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(config: Config) -> ExitCode {
-    let IdentityConfig::Files(files) = config.identity;
-    let source = match FilesSource::load(files, SystemTime::now()) {
-        Ok(source) => source,
+    let identity = match OpenIdentity::open(config.identity, SystemTime::now()) {
+        Ok(identity) => identity,
         Err(error) => return report::mistake(&error),
     };
     let output = match output(&config.log.decisions, config.log.format) {
@@ -70,8 +71,11 @@ async fn serve(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return report::mistake(&error),
     };
+    let reader = identity.reader();
+    // Listeners come before the first SVID, so that probes and callers find a sidecar that is
+    // not ready rather than none.
     let started = Sidecar::start(Start {
-        identity: source.reader(),
+        identity: reader.clone(),
         policies: PolicyFiles::new(config.policies.paths),
         inbound: config.inbound,
         admin: config.admin.listen,
@@ -82,17 +86,25 @@ async fn serve(config: Config) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(error) => return start_failed(&error),
     };
-    tokio::spawn(source.watch());
-    tell_ready(&sidecar);
-    wait_for_end(&mut signals).await;
+    let mut kept = tokio::spawn(identity.keep());
+    tokio::spawn(tell_ready(addresses(&sidecar), reader));
+    let status = tokio::select! {
+        lost = &mut kept => identity_lost(lost),
+        () = wait_for_end(&mut signals) => ExitCode::SUCCESS,
+    };
     sidecar
         .drain(config.drain_timeout, wait_for_end(&mut signals))
         .await;
-    ExitCode::SUCCESS
+    status
 }
 
-/// One line with the addresses, port 0 resolved.
-fn tell_ready(sidecar: &Sidecar) {
+/// The addresses that callers and probes reach, port 0 resolved.
+struct Addresses {
+    inbound: String,
+    admin: SocketAddr,
+}
+
+fn addresses(sidecar: &Sidecar) -> Addresses {
     for (name, address) in sidecar.inbound() {
         tracing::info!(listener = &**name, %address, "listening");
     }
@@ -101,7 +113,29 @@ fn tell_ready(sidecar: &Sidecar) {
         .iter()
         .map(|(_, address)| address.to_string())
         .collect();
-    tracing::info!(inbound = inbound.join(","), admin = %sidecar.admin(), "ready");
+    Addresses {
+        inbound: inbound.join(","),
+        admin: sidecar.admin(),
+    }
+}
+
+/// One line with the addresses, once there is an identity to serve with.
+async fn tell_ready(Addresses { inbound, admin }: Addresses, identity: IdentityReader) {
+    if identity.current().is_none() {
+        tracing::info!(%inbound, %admin, "waiting for the first SVID");
+        identity::until_svid(identity).await;
+    }
+    tracing::info!(inbound, %admin, "ready");
+}
+
+/// Tells why there will be no identity any more, and answers with the exit status.
+fn identity_lost(lost: Result<identity::Lost, tokio::task::JoinError>) -> ExitCode {
+    let error: &dyn std::error::Error = match &lost {
+        Ok(lost) => lost,
+        Err(panic) => panic,
+    };
+    tracing::error!("{}", report::chain(error));
+    ExitCode::from(FAILED)
 }
 
 /// Completes with a signal that ends the process.

@@ -18,6 +18,9 @@ pub(super) const LOG_LEVEL: Level = Level::INFO;
 pub(super) const LOG_FORMAT: LogFormat = LogFormat::Json;
 pub(super) const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 
+pub(super) const FIRST_SVID_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
 pub(super) const PROTOCOL: UpstreamProtocol = UpstreamProtocol::Http1;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);

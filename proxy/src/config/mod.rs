@@ -6,6 +6,7 @@
 //! the errors of a file are told together.
 
 mod defaults;
+mod identity;
 mod load;
 mod problem;
 mod raw;
@@ -27,7 +28,10 @@ use std::time::Duration;
 pub use load::{load, parse};
 pub use problem::{ConfigErrors, Problem};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
+pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
+pub use wayleave_certs::source::workload_api::SvidChoice;
+pub use wayleave_certs::workload_api::Endpoint;
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +52,33 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
+/// Who the sidecar is, and whom it trusts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// Where the SVID, its key and the trust bundle come from.
+    pub source: IdentitySource,
+    /// Other trust domains whose bundles are fetched; distinct, and in no file of the source.
+    pub federation: Vec<FederationConfig>,
+}
+
 /// The source of the sidecar's own identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdentityConfig {
+pub enum IdentitySource {
     /// PEM files, read again when they change.
     Files(FilesConfig),
+    /// A SPIFFE Workload API, such as SPIRE's agent.
+    WorkloadApi(WorkloadApiConfig),
+}
+
+/// A SPIFFE Workload API as the source of the identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApiConfig {
+    /// Its address; that in `SPIFFE_ENDPOINT_SOCKET` where there is none.
+    pub endpoint: Option<Endpoint>,
+    /// Which of several SVIDs is ours; the first by default.
+    pub choice: SvidChoice,
+    /// How long the first SVID may take before the sidecar gives up; 1 s to 1 h, 30 s by default.
+    pub first_svid_timeout: Duration,
 }
 
 /// Where the policies are.

@@ -33,6 +33,8 @@ pub(super) struct RawConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawIdentity {
     pub(super) files: Option<Section<RawFiles>>,
+    pub(super) workload_api: Option<Section<RawWorkloadApi>>,
+    pub(super) federation: Option<Section<Vec<Section<RawFederation>>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,6 +52,28 @@ pub(super) struct RawFiles {
 pub(super) struct RawFederated {
     pub(super) trust_domain: Option<Field>,
     pub(super) bundle: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWorkloadApi {
+    pub(super) endpoint: Option<Field>,
+    pub(super) hint: Option<Field>,
+    pub(super) id: Option<Field>,
+    pub(super) first_svid_timeout: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFederation {
+    pub(super) trust_domain: Option<Field>,
+    pub(super) url: Option<Field>,
+    pub(super) profile: Option<Field>,
+    pub(super) endpoint_id: Option<Field>,
+    pub(super) bootstrap_bundle: Option<Field>,
+    pub(super) roots: Option<Field>,
+    pub(super) store: Option<Field>,
+    pub(super) timeout: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,13 +3,17 @@
 //! Each function reads one node and says in a sentence what is wrong with it and what is allowed.
 //! They know nothing of the rest of the file.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wayleave_identity::TrustDomain;
+use wayleave_certs::source::federation::EndpointUrl;
+use wayleave_certs::workload_api::Endpoint;
+use wayleave_identity::{SpiffeId, TrustDomain};
 
 use super::HostPort;
 use super::problem::{Wrong, quoted};
@@ -271,11 +275,61 @@ pub(super) fn service_name(node: &Node) -> Result<Arc<str>, Wrong> {
 
 /// A SPIFFE trust domain.
 pub(super) fn trust_domain(node: &Node) -> Result<TrustDomain, Wrong> {
-    let expected = "a trust domain, such as `partner.example`";
+    parsed(
+        node,
+        "trust domain",
+        "a trust domain, such as `partner.example`",
+    )
+}
+
+/// The SPIFFE ID of a workload.
+pub(super) fn spiffe_id(node: &Node) -> Result<SpiffeId, Wrong> {
+    let expected = "the SPIFFE ID of a workload, such as `spiffe://shop.example/ns/web/sa/cart`";
+    let id: SpiffeId = parsed(node, "SPIFFE ID", expected)?;
+    if id.is_root() {
+        return Err(not_a("workload", id.as_str(), expected));
+    }
+    Ok(id)
+}
+
+/// A text of a form of its own.
+fn parsed<T: FromStr<Err: Display>>(node: &Node, what: &str, expected: &str) -> Result<T, Wrong> {
     let written = text(node, expected)?;
     written
         .parse()
-        .map_err(|error| not_a("trust domain", written, &format!("{expected}: {error}")))
+        .map_err(|error: T::Err| not_a(what, written, &format!("{expected}: {error}")))
+}
+
+/// The address of a Workload API.
+pub(super) fn endpoint(node: &Node) -> Result<Endpoint, Wrong> {
+    explained(node, "`unix:///absolute/path` or `tcp://IP:port`")
+}
+
+/// The URL of a bundle endpoint.
+pub(super) fn bundle_url(node: &Node) -> Result<EndpointUrl, Wrong> {
+    explained(
+        node,
+        "an https URL, such as `https://partner.example/bundle.json`",
+    )
+}
+
+/// A text whose parser repeats it and says what to write instead.
+fn explained<T: FromStr<Err: Display>>(node: &Node, expected: &str) -> Result<T, Wrong> {
+    let written = text(node, expected)?;
+    written.parse().map_err(|error: T::Err| {
+        let told = error.to_string().replacen(written, &quoted(written), 1);
+        Wrong::new(told).help(format!("expected {expected}"))
+    })
+}
+
+/// A hint by which a Workload API tells SVIDs apart.
+pub(super) fn hint(node: &Node) -> Result<String, Wrong> {
+    let expected = "the hint of an SVID, at most 255 printable characters";
+    let written = text(node, expected)?;
+    if written.len() > 255 || written.chars().any(char::is_control) {
+        return Err(not_a("hint", written, expected));
+    }
+    Ok(written.to_owned())
 }
 
 /// A path; a relative one is taken from `base`.

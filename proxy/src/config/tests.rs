@@ -34,6 +34,13 @@ fn errors(text: &str) -> Vec<String> {
         .unwrap_or_else(|errors| errors.problems().iter().map(Problem::one_line).collect())
 }
 
+fn files(config: &Config) -> &FilesConfig {
+    match &config.identity.source {
+        IdentitySource::Files(files) => files,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// `MINIMAL` with one piece of text replaced by another.
 fn with(from: &str, to: &str) -> String {
     assert!(MINIMAL.contains(from), "{from}");
@@ -43,7 +50,8 @@ fn with(from: &str, to: &str) -> String {
 #[test]
 fn a_minimal_file_gets_the_documented_defaults() {
     let config = read(MINIMAL).unwrap();
-    let IdentityConfig::Files(files) = &config.identity;
+    let files = files(&config);
+    assert_eq!(config.identity.federation, []);
     assert_eq!(files.svid, Path::new("/etc/w/svid.pem"));
     assert_eq!(config.policies.paths, [Path::new("/etc/w/policies")]);
     assert_eq!(config.inbound[0].limits, LimitsConfig::default());
@@ -152,7 +160,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "  files:\n    svid: svid.pem\n    key: key.pem\n    bundle: bundle.pem\n",
             "  fles: {}\n",
-            "w.yaml:2:3: unknown key `fles` in `identity`; did you mean `files`? allowed here: files",
+            "w.yaml:2:3: unknown key `fles` in `identity`; did you mean `files`? allowed here: files, workload_api, federation",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -379,17 +387,141 @@ bundle: bundle.pem
     revocation_lists: [revoked.pem, /run/revoked.der]
 ";
     let text = with("bundle: bundle.pem\n", more);
-    let IdentityConfig::Files(files) = read(&text).unwrap().identity;
+    let config = read(&text).unwrap();
+    let files = files(&config);
     let partner: wayleave_identity::TrustDomain = "partner.example".parse().unwrap();
     assert_eq!(files.federated[&partner], Path::new("/etc/w/partner.pem"));
     let lists = ["/etc/w/revoked.pem", "/run/revoked.der"].map(Path::new);
     assert_eq!(files.revocation_lists, lists);
 }
 
+/// `MINIMAL` with another `identity` section.
+fn identified(section: &str) -> String {
+    let rest = MINIMAL.split_once("policies:").unwrap().1;
+    format!("identity:\n{section}policies:{rest}")
+}
+
+#[test]
+fn the_workload_api_is_a_source() {
+    let api = |section: &str| match read(&identified(section)).unwrap().identity.source {
+        IdentitySource::WorkloadApi(api) => api,
+        other => panic!("{other:?}"),
+    };
+    let plain = api("  workload_api: {}\n");
+    assert_eq!(plain.endpoint, None);
+    assert_eq!(plain.choice, SvidChoice::First);
+    assert_eq!(plain.first_svid_timeout, Duration::from_secs(30));
+    let chosen = api(
+        "  workload_api:\n    endpoint: unix:///run/spire/agent.sock\n    hint: internal\n    first_svid_timeout: 2m\n",
+    );
+    let socket = chosen.endpoint.unwrap().to_string();
+    assert_eq!(socket, "unix:///run/spire/agent.sock");
+    assert_eq!(chosen.choice, SvidChoice::Hint("internal".into()));
+    assert_eq!(chosen.first_svid_timeout, Duration::from_secs(120));
+    let by_id = api("  workload_api: { id: spiffe://shop.example/orders }\n").choice;
+    let id = "spiffe://shop.example/orders".parse().unwrap();
+    assert_eq!(by_id, SvidChoice::Id(id));
+}
+
+#[test]
+fn federated_trust_domains_are_read() {
+    let config = read(&identified(
+        "  workload_api: {}
+  federation:
+    - trust_domain: partner.example
+      url: https://partner.example:8443/bundle.json
+      profile: https_spiffe
+      endpoint_id: spiffe://partner.example/bundles
+      bootstrap_bundle: partner.json
+      store: /var/lib/wayleave/partner.json
+      timeout: 5s
+    - { trust_domain: web.example, url: https://web.example/, profile: https_web, roots: roots.pem }
+",
+    ))
+    .unwrap();
+    let [partner, web] = &config.identity.federation[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(
+        partner.profile,
+        Profile::HttpsSpiffe {
+            endpoint_id: "spiffe://partner.example/bundles".parse().unwrap(),
+            bootstrap: Some("/etc/w/partner.json".into()),
+        }
+    );
+    assert_eq!(partner.store, Some("/var/lib/wayleave/partner.json".into()));
+    assert_eq!(partner.time_limit, Duration::from_secs(5));
+    let roots = Some("/etc/w/roots.pem".into());
+    assert_eq!(web.profile, Profile::HttpsWeb { roots });
+    assert_eq!(web.store, None);
+    assert_eq!(web.time_limit, Duration::from_secs(30));
+}
+
+#[test]
+fn a_mistake_in_the_identity_is_told_with_its_remedy() {
+    let spiffe = "url: https://p/, profile: https_spiffe";
+    let table = [
+        (
+            "  federation: []\n".to_owned(),
+            "w.yaml:1:1: `identity`: the identity has no source; name its `files`, or a SPIFFE `workload_api`",
+        ),
+        (
+            "  workload_api: {}\n  files: {svid: s, key: k, bundle: b}\n".to_owned(),
+            "w.yaml:2:17: `identity.workload_api`: the identity has two sources, `files` and `workload_api`; keep one of the two",
+        ),
+        (
+            "  workload_api: { endpoint: /run/agent.sock }\n".to_owned(),
+            "w.yaml:2:29: `identity.workload_api.endpoint`: `/run/agent.sock` is not a Workload API endpoint; write `unix:///absolute/path` or `tcp://IP:port`; expected",
+        ),
+        (
+            "  workload_api: { endpoint: tcp://agent:80 }\n".to_owned(),
+            "a tcp endpoint is an IP address and a port",
+        ),
+        (
+            "  workload_api: { hint: a, id: spiffe://a/b }\n".to_owned(),
+            "w.yaml:2:32: `identity.workload_api.id`: an SVID is chosen by `hint` or by `id`, not by both; keep one of the two",
+        ),
+        (
+            "  workload_api: { id: spiffe://a }\n".to_owned(),
+            "`spiffe://a` is not a workload; expected the SPIFFE ID of a workload",
+        ),
+        (
+            "  workload_api: { first_svid_timeout: 10ms }\n".to_owned(),
+            "`10ms` is out of range; expected a duration from 1s to 1h",
+        ),
+        (
+            format!("  workload_api: {{}}\n  federation: [{{trust_domain: p, {spiffe}}}]\n"),
+            "the key `endpoint_id` is missing in `identity.federation[0]`",
+        ),
+        (
+            format!(
+                "  workload_api: {{}}\n  federation: [{{trust_domain: p, {spiffe}, endpoint_id: spiffe://p/e, roots: r}}]\n"
+            ),
+            "`identity.federation[0].roots`: this belongs to the profile `https_web`; leave it out, or write `profile: https_web`",
+        ),
+        (
+            "  workload_api: {}\n  federation: [{trust_domain: p, url: http://p/, profile: https_web}]\n".to_owned(),
+            "`http://p/` is not an https URL; a bundle is never fetched without TLS",
+        ),
+        (
+            "  files: {svid: s, key: k, bundle: b, federated: [{trust_domain: p, bundle: f}]}\n  federation: [{trust_domain: p, url: https://p/, profile: https_web}]\n".to_owned(),
+            "`identity.federation[0].trust_domain`: this trust domain has a bundle already; name each trust domain once",
+        ),
+    ];
+    for (section, expected) in table {
+        let told = errors(&identified(&section)).join("\n");
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+}
+
 #[test]
 fn anchors_and_aliases_name_the_place_of_use() {
     let text = with("key: key.pem", "key: &k key.pem").replace("bundle.pem", "*k");
-    let IdentityConfig::Files(files) = read(&text).unwrap().identity;
+    let config = read(&text).unwrap();
+    let files = files(&config);
     assert_eq!(files.key, files.bundle);
     let text = with("svid.pem", "&k '~'").replace("bundle.pem", "*k");
     let told = errors(&text);

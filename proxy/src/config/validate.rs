@@ -4,31 +4,28 @@
 //! Every function checks all of its part before it gives up, so that the problems of a file come
 //! out together. `None` means that a problem was noted.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tracing::Level;
-use wayleave_identity::TrustDomain;
 
 use super::defaults as default;
 use super::problem::{Problems, Wrong, quoted};
 use super::raw::{
-    RawAdmin, RawConfig, RawFiles, RawIdentity, RawInbound, RawLimits, RawLog, RawPolicies,
-    RawRuntime, RawTls, RawUpstream, Section,
+    RawAdmin, RawConfig, RawInbound, RawLimits, RawLog, RawPolicies, RawRuntime, RawTls,
+    RawUpstream, Section,
 };
 use super::tree::{Node, Tree};
 use super::{
-    AdminConfig, Config, DecisionSink, FilesConfig, IdentityConfig, InboundConfig, InboundMode,
-    LimitsConfig, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, TlsConfig, UpstreamConfig,
-    UpstreamProtocol, scalar,
+    AdminConfig, Config, DecisionSink, InboundConfig, InboundMode, LimitsConfig, LogConfig,
+    LogFormat, PoliciesConfig, RuntimeConfig, TlsConfig, UpstreamConfig, UpstreamProtocol, scalar,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 const CONNECT_TIME: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(300);
 const UPSTREAM_TIME: RangeInclusive<Duration> = MILLISECOND..=HOUR;
@@ -84,44 +81,6 @@ impl Validator<'_> {
             runtime: runtime?,
             drain_timeout: drain_timeout?,
         })
-    }
-
-    fn identity(&mut self, raw: &Section<RawIdentity>) -> Option<IdentityConfig> {
-        let Section(at, RawIdentity { files }) = raw;
-        let Section(at, files) = self.present(*at, "files", files.as_ref())?;
-        let svid = self.required_path(*at, "svid", files.svid);
-        let key = self.required_path(*at, "key", files.key);
-        let bundle = self.required_path(*at, "bundle", files.bundle);
-        let federated = self.federated(files);
-        let base = self.base;
-        let revocation_lists = match &files.revocation_lists {
-            Some(Section(_, lists)) => {
-                self.distinct(lists, "file", |node| scalar::path(node, base))
-            }
-            None => Some(Vec::new()),
-        };
-        let mut files = FilesConfig::new(svid?, key?, bundle?);
-        files.federated = federated?;
-        files.revocation_lists = revocation_lists?;
-        Some(IdentityConfig::Files(files))
-    }
-
-    fn federated(&mut self, raw: &RawFiles) -> Option<BTreeMap<TrustDomain, PathBuf>> {
-        let mut bundles = BTreeMap::new();
-        let mut complete = true;
-        for Section(at, raw) in raw.federated.iter().flat_map(content) {
-            let domain = self.required(*at, "trust_domain", raw.trust_domain, scalar::trust_domain);
-            let bundle = self.required_path(*at, "bundle", raw.bundle);
-            let (Some(domain), Some(bundle)) = (domain, bundle) else {
-                complete = false;
-                continue;
-            };
-            if bundles.insert(domain, bundle).is_some() {
-                let wrong = Wrong::new("this trust domain has a bundle already");
-                self.note(raw.trust_domain, wrong.help("name each trust domain once"));
-            }
-        }
-        complete.then_some(bundles)
     }
 
     fn policies(&mut self, raw: &Section<RawPolicies>) -> Option<PoliciesConfig> {
@@ -363,7 +322,7 @@ impl Validator<'_> {
     }
 }
 
-fn content<T>(section: &Section<T>) -> &T {
+pub(super) fn content<T>(section: &Section<T>) -> &T {
     &section.1
 }
 

@@ -48,6 +48,28 @@ impl Validator<'_> {
         }
     }
 
+    /// A value that need not be there: the outer `None` is a problem, the inner one absence.
+    pub(super) fn maybe<T>(
+        &mut self,
+        field: Option<Field>,
+        read: impl FnOnce(&Node) -> Result<T, Wrong>,
+    ) -> Option<Option<T>> {
+        match field {
+            Some(field) => self.read(field, read).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// A value whose problems are noted elsewhere.
+    pub(super) fn peek<T>(
+        &self,
+        field: Option<Field>,
+        read: impl FnOnce(&Node) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        let Field(id) = field?;
+        read(self.tree.node(id)?).ok()
+    }
+
     pub(super) fn required_path(
         &mut self,
         at: NodeId,
@@ -133,6 +155,18 @@ impl Validator<'_> {
         match node {
             Some(node) => self.problems.add(&node.place, wrong.of(&node.path)),
             None => self.problems.add_unplaced(wrong),
+        }
+    }
+
+    pub(super) fn note_no_source(&mut self, at: NodeId) {
+        let Some(node) = self.tree.node(at) else {
+            return;
+        };
+        if matches!(node.value, Value::Map(_) | Value::Null) {
+            let wrong = Wrong::new("the identity has no source");
+            let help = "name its `files`, or a SPIFFE `workload_api`";
+            self.problems
+                .add(&node.key_place, wrong.help(help).of(&node.path));
         }
     }
 
