@@ -21,6 +21,7 @@ mod sidecar {
     mod commands;
     mod dev;
     mod drain;
+    mod explain;
     mod forwarding;
     mod handshake;
     mod hostile;

@@ -1,4 +1,4 @@
-//! The command line: `wayleave dev`, `run`, `check`, `ready` and `ca`.
+//! The command line: `wayleave dev`, `run`, `check`, `ready`, `ca` and `inspect`.
 //!
 //! Exit status: 0 when all went well, 1 when something failed while running, 2 for a
 //! mistake in the usage, the configuration, the certificates or the policies.
@@ -7,8 +7,11 @@ mod banner;
 mod ca;
 mod check;
 mod dev;
+mod explain;
+mod inspect;
 mod logging;
 mod moment;
+mod policy_source;
 mod ready;
 mod report;
 mod run;
@@ -49,10 +52,14 @@ enum Command {
     Run(run::RunArgs),
     /// Check a configuration, its certificates and its policies, and start nothing
     Check(check::CheckArgs),
+    /// Decide a call offline and say why: the policies, their conditions, the nearest permits
+    Explain(explain::ExplainArgs),
     /// Ask a running sidecar whether it is ready, as a container's health check
     Ready(ready::ReadyArgs),
     /// Make a CA for development and tests, and issue X509-SVIDs with it
     Ca(ca::CaArgs),
+    /// Look at an SVID, a trust bundle or a live peer, and say which rules it breaks
+    Inspect(inspect::InspectArgs),
 }
 
 /// Runs the command that the process was called with.
@@ -61,7 +68,9 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Ready(args) => ready::run(&args),
         Command::Ca(args) => ca::run(args),
+        Command::Inspect(args) => inspect::run(&args),
     }
 }

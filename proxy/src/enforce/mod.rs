@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use wayleave_authz::{
-    Action, Context, Direction, Effect, Facts, Headers, NoClaims, PolicyStore, Principal, Resource,
-    Tls,
+    Action, Context, Direction, Effect, Facts, Headers, NoClaims, PolicyStore, Principal,
+    RecordedHeaders, Resource, Tls,
 };
 use wayleave_certs::Peer;
 
 use crate::config::InboundMode;
 use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
-use crate::record::Entry;
+use crate::record::{Decided, Entry};
 pub(crate) use lease::Lease;
 
 /// The enforcement point of one listener.
@@ -51,7 +51,6 @@ impl Enforcer {
             entry.refused("host_not_served", Some(call), None);
             return Err(Denial::host_not_served(entry));
         }
-        let began = Instant::now();
         let Some(engine) = self.policies.current() else {
             entry.refused("no_policy", Some(call), None);
             return Err(Denial::not_ready(entry));
@@ -64,11 +63,20 @@ impl Enforcer {
             resource: self.resource(&call),
             context: context(&entry, &call, peer, source, &headers),
         };
+        let began = Instant::now();
         let decision = match self.mode {
             InboundMode::Enforce => engine.decide(&facts),
             InboundMode::Audit => engine.decide(&facts).in_audit_mode(),
         };
-        entry.decided(call, action.as_str(), decision, began);
+        let headers = RecordedHeaders::of(&headers, &engine);
+        entry.decided(Decided {
+            call,
+            action: action.as_str(),
+            port: self.port,
+            headers,
+            decision,
+            took: began.elapsed(),
+        });
         match entry.effect() {
             Effect::Allow => Ok(Lease::grant(entry)),
             Effect::Deny => Err(Denial::by_policy(entry, self.show_reason)),

@@ -21,6 +21,19 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// The fields that end at this hop.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HTTP2_SETTINGS,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
 /// Whether an `Upgrade` is part of what is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Upgrade {
@@ -44,19 +57,12 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
 /// Removes the fields that end at this hop (RFC 9110 section 7.6.1). `Trailer` stays: it
 /// is what makes an HTTP/1.1 server send the trailers that we carry.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
-    strip_nominated(headers);
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        HTTP2_SETTINGS,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
+    // Most messages have none: comparing names is cheaper than looking each up by its hash.
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        strip_nominated(headers);
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
     if upgrade == Upgrade::WebSocket {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
-use wayleave_authz::{Decision, Effect};
+use wayleave_authz::{Decision, Effect, RecordedHeaders};
 use wayleave_certs::Peer;
 
 use super::Origin;
@@ -56,6 +56,8 @@ pub(crate) struct DecisionRecord {
     pub(super) source: SocketAddr,
     pub(super) call: Option<Call>,
     pub(super) refused_target: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) headers: RecordedHeaders,
     pub(super) action: Option<&'static str>,
     pub(super) decision: Option<Decision>,
     pub(super) effect: Effect,
@@ -78,6 +80,8 @@ impl DecisionRecord {
             source: origin.source,
             call: None,
             refused_target: None,
+            port: None,
+            headers: RecordedHeaders::default(),
             action: None,
             decision: None,
             effect: Effect::Deny,
@@ -100,12 +104,22 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("listener", &*self.listener)?;
         map.serialize_entry("principal", self.peer.id().as_str())?;
         map.serialize_entry("source", &self.source)?;
+        map.serialize_entry("direction", "inbound")?;
         map.serialize_entry("action", &self.action)?;
         map.serialize_entry("resource", &ResourceView(self))?;
         map.serialize_entry(
             "method",
             &self.call.as_ref().map(|call| call.method().as_str()),
         )?;
+        if let Some(query) = self.call.as_ref().and_then(Call::query) {
+            map.serialize_entry("query", query)?;
+        }
+        if !self.headers.values.is_empty() {
+            map.serialize_entry("headers", &self.headers.values)?;
+        }
+        if !self.headers.withheld.is_empty() {
+            map.serialize_entry("withheld", &self.headers.withheld)?;
+        }
         map.serialize_entry("protocol", &self.call.as_ref().map(Call::version))?;
         map.serialize_entry("effect", self.effect.as_str())?;
         map.serialize_entry("reason_code", self.reason_code)?;
@@ -141,6 +155,7 @@ impl Serialize for ResourceView<'_> {
         map.serialize_entry("endpoint", "*")?;
         map.serialize_entry("host", &call.map(Call::host))?;
         map.serialize_entry("path", &call.map(Call::path))?;
+        map.serialize_entry("port", &self.0.port)?;
         if let Some(target) = &self.0.refused_target {
             map.serialize_entry("refused_target", target)?;
         }

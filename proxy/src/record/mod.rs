@@ -9,15 +9,16 @@ mod decision_record;
 pub(crate) mod metrics;
 mod queue;
 mod recent;
+pub(crate) mod replay;
 mod text;
 mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
-use wayleave_authz::{Decision, Effect, Obligations};
+use wayleave_authz::{Decision, Effect, Obligations, RecordedHeaders};
 use wayleave_certs::Peer;
 
 use crate::protocol::Call;
@@ -60,6 +61,19 @@ pub(crate) struct Origin {
     pub(crate) peer: Peer,
     pub(crate) source: SocketAddr,
     pub(crate) calls: Arc<Calls>,
+}
+
+/// A decision, and what it was made from.
+pub(crate) struct Decided {
+    pub(crate) call: Call,
+    pub(crate) action: &'static str,
+    /// The port that was called.
+    pub(crate) port: u16,
+    /// The headers that policies read.
+    pub(crate) headers: RecordedHeaders,
+    pub(crate) decision: Decision,
+    /// How long the evaluation took.
+    pub(crate) took: Duration,
 }
 
 /// The open record of one call. Dropping it ends the call and submits the record.
@@ -113,21 +127,17 @@ impl Entry {
         decision.map(Decision::obligations).unwrap_or_default()
     }
 
-    /// Notes the decision about a call and how long it took.
-    pub(crate) fn decided(
-        &mut self,
-        call: Call,
-        action: &'static str,
-        decision: Decision,
-        began: Instant,
-    ) {
+    /// Notes what was decided.
+    pub(crate) fn decided(&mut self, decided: Decided) {
         self.edit(|record| {
-            record.effect = decision.effect();
-            record.reason_code = decision.reason().as_str();
-            record.call = Some(call);
-            record.action = Some(action);
-            record.decision = Some(decision);
-            record.decision_time = began.elapsed();
+            record.effect = decided.decision.effect();
+            record.reason_code = decided.decision.reason().as_str();
+            record.call = Some(decided.call);
+            record.action = Some(decided.action);
+            record.port = Some(decided.port);
+            record.headers = decided.headers;
+            record.decision = Some(decided.decision);
+            record.decision_time = decided.took;
         });
     }
 
