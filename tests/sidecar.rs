@@ -26,6 +26,7 @@ mod sidecar {
     mod handshake;
     mod hostile;
     mod identity;
+    mod inspect;
     mod policy;
     mod post_quantum;
     mod readme;

@@ -11,6 +11,6 @@ mod server;
 mod server_verifier;
 
 pub use handshake_error::HandshakeError;
-pub use provider::crypto_provider;
+pub use provider::{crypto_provider, group_name, is_post_quantum};
 pub use server::{ServerTls, ServerTlsOptions};
 pub(crate) use server_verifier::{SvidServerVerifier, words};

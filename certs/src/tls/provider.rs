@@ -42,7 +42,8 @@ fn make(wanted: fn(NamedGroup) -> bool) -> CryptoProvider {
 }
 
 /// Whether a group resists a quantum computer.
-pub(crate) fn is_post_quantum(group: NamedGroup) -> bool {
+#[must_use]
+pub fn is_post_quantum(group: NamedGroup) -> bool {
     matches!(
         group,
         NamedGroup::X25519MLKEM768
@@ -54,7 +55,8 @@ pub(crate) fn is_post_quantum(group: NamedGroup) -> bool {
 }
 
 /// The name of a group in the TLS registry of IANA.
-pub(crate) fn group_name(group: NamedGroup) -> &'static str {
+#[must_use]
+pub fn group_name(group: NamedGroup) -> &'static str {
     match group {
         NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
         NamedGroup::secp256r1MLKEM768 => "SecP256r1MLKEM768",

@@ -1,6 +1,6 @@
-//! Moments as people read them.
+//! Moments and spans of time as people read them.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -12,4 +12,53 @@ pub(super) fn moment(at: SystemTime) -> String {
         .unwrap_or(at)
         .format(&Rfc3339)
         .unwrap_or_default()
+}
+
+/// A moment, and how far it is from `now`: `2026-03-01T10:00:00Z (in 59 min)`.
+pub(super) fn moment_from(at: SystemTime, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        Ok(left) => format!("{} (in {})", moment(at), span(left)),
+        Err(over) => format!("{} ({} ago)", moment(at), span(over.duration())),
+    }
+}
+
+/// A span of time in its two largest units, rounded down.
+pub(super) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_has_its_two_largest_units() {
+        for (seconds, told) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3_725, "1 h 2 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), told);
+        }
+    }
+
+    #[test]
+    fn a_moment_has_its_distance() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let before = now - Duration::from_millis(59_500);
+        assert_eq!(moment_from(before, now), "1970-01-01T00:00:00Z (59 s ago)");
+        assert_eq!(
+            moment_from(now + Duration::from_secs(1), now),
+            "1970-01-01T00:01:01Z (in 1 s)"
+        );
+    }
 }
