@@ -7,11 +7,15 @@ use cedar_policy::{EvalResult, Expression, Policy, eval_expression};
 use serde::Serialize;
 
 use crate::{
-    compile::{call::Call, lower::conjuncts},
+    compile::{
+        call::Call,
+        lower::{Conjunct, conjuncts},
+    },
     decision::Decision,
     engine::{Compiled, Condition, Engine},
     facts::Facts,
     obligation::Mode,
+    stack,
 };
 
 /// A decision with its reasons. [`fmt::Display`] writes it for a terminal, serde as JSON.
@@ -199,20 +203,12 @@ impl Engine {
         mut reached: bool,
         call: &Call<'_>,
     ) -> Vec<ExplainedCondition> {
-        let tree = Policy::parse(None, policy.origin.text())
-            .ok()
-            .and_then(|policy| policy.to_pst().ok());
-        let Some(tree) = tree else {
-            return Vec::new();
-        };
+        let left_to_cedar = matches!(policy.condition, Condition::Cedar(_));
+        let parts = stack::deep(|| parts(policy.origin.text(), left_to_cedar)).flatten();
         let mut explained = Vec::new();
-        for (place, conjunct) in conjuncts(tree.body().clauses()).enumerate() {
-            let text = match conjunct.negated {
-                true => format!("!({})", conjunct.expression),
-                false => conjunct.expression.to_string(),
-            };
+        for (place, (text, expression)) in parts.into_iter().flatten().enumerate() {
             let outcome = match reached {
-                true => self.condition_outcome(policy, place, &text, call),
+                true => self.condition_outcome(policy, place, expression.as_ref(), call),
                 false => ConditionOutcome::NotReached,
             };
             reached &= outcome == ConditionOutcome::True;
@@ -226,7 +222,7 @@ impl Engine {
         &self,
         policy: &Compiled,
         place: usize,
-        text: &str,
+        expression: Option<&Expression>,
         call: &Call<'_>,
     ) -> ConditionOutcome {
         let holds = match &policy.condition {
@@ -235,8 +231,7 @@ impl Engine {
                 .get(place)
                 .and_then(|condition| self.program.holds(*condition, call).ok()),
             Condition::Cedar(_) => self.cedar_call(call).and_then(|(request, entities)| {
-                let expression = Expression::from_str(text).ok()?;
-                match eval_expression(&request, &entities, &expression) {
+                match eval_expression(&request, &entities, expression?) {
                     Ok(EvalResult::Bool(holds)) => Some(holds),
                     _ => None,
                 }
@@ -248,6 +243,20 @@ impl Engine {
             None => ConditionOutcome::Error,
         }
     }
+}
+
+/// The conditions of a policy as text and, where Cedar is to evaluate them, as expressions.
+fn parts(policy: &str, expressions: bool) -> Option<Vec<(String, Option<Expression>)>> {
+    let tree = Policy::parse(None, policy).ok()?.to_pst().ok()?;
+    let part = |conjunct: Conjunct<'_>| {
+        let text = match conjunct.negated {
+            true => format!("!({})", conjunct.expression),
+            false => conjunct.expression.to_string(),
+        };
+        let expression = expressions.then(|| Expression::from_str(&text).ok());
+        (text, expression.flatten())
+    };
+    Some(conjuncts(tree.body().clauses()).map(part).collect())
 }
 
 /// How many parts of the scope match, and which.

@@ -101,6 +101,10 @@ impl<'a> Lowering<'a> {
         match expression {
             Expr::Var(var) => self.var(var),
             Expr::UnaryOp { op, expr } => self.unary(*op, expr, depth),
+            Expr::BinaryOp {
+                op: op @ (BinaryOp::And | BinaryOp::Or),
+                ..
+            } => self.chain(*op, expression, depth),
             Expr::BinaryOp { op, left, right } => self.binary(*op, left, right, depth),
             Expr::GetAttr { expr, attr } => self.attribute(expression, expr, attr, depth),
             Expr::HasAttr { expr, attrs } => {
@@ -265,6 +269,37 @@ impl<'a> Lowering<'a> {
         self.node(node)
     }
 
+    /// `a || b || c …` as a balanced tree, which tries them in the same order.
+    fn chain(&mut self, op: BinaryOp, expression: &Expr, depth: u32) -> Lowered {
+        let mut links = Vec::new();
+        let mut open = vec![expression];
+        while let Some(expression) = open.pop() {
+            match expression {
+                Expr::BinaryOp {
+                    op: inner,
+                    left,
+                    right,
+                } if *inner == op => open.extend([&**right, &**left]),
+                other => links.push(self.expression(other, depth)?),
+            }
+        }
+        while links.len() > 1 {
+            let mut joined = Vec::with_capacity(links.len().div_ceil(2));
+            for pair in links.chunks(2) {
+                joined.push(match *pair {
+                    [left, right] => self.node(match op {
+                        BinaryOp::And => Node::And(left, right),
+                        _ => Node::Or(left, right),
+                    })?,
+                    [last] => last,
+                    _ => return Err(Unsupported::Operation),
+                });
+            }
+            links = joined;
+        }
+        links.pop().ok_or(Unsupported::Operation)
+    }
+
     fn operands(&mut self, members: &[std::sync::Arc<Expr>], depth: u32) -> Lowered<Operands> {
         let nodes: Vec<_> = members
             .iter()
@@ -403,8 +438,6 @@ fn binary_node(op: BinaryOp, left: NodeId, right: NodeId) -> Lowered<Node> {
         BinaryOp::GreaterEq | BinaryOp::DecimalGreaterEq => {
             Node::Compare(Comparison::GreaterOrEqual, left, right)
         }
-        BinaryOp::And => Node::And(left, right),
-        BinaryOp::Or => Node::Or(left, right),
         BinaryOp::Add => Node::Arithmetic(Arithmetic::Add, left, right),
         BinaryOp::Sub => Node::Arithmetic(Arithmetic::Subtract, left, right),
         BinaryOp::Mul => Node::Arithmetic(Arithmetic::Multiply, left, right),

@@ -1,6 +1,6 @@
 //! From checked policies to an engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{Effect, PolicyId, PolicySet};
 use sha2::{Digest as _, Sha256};
@@ -44,18 +44,25 @@ impl Parts {
             compiled.push(one);
         }
         let program = lowering.finish();
-        Ok(Engine {
+        let left_to_cedar = compiled
+            .iter()
+            .any(|policy| matches!(policy.condition, Condition::Cedar(_)));
+        let engine = Engine {
             names: Arc::new(names(&self.policies, self.revision)),
             index: Index::new(&scopes, &snapshot),
             policies: compiled.into(),
             conditions: conditions.into(),
             program,
             headers_read: headers_read(&self.policies, &self.declared),
-            statics: self.translator.statics(&snapshot).map_err(internal)?,
+            statics: OnceLock::new(),
             translator: self.translator,
             declared: self.declared,
             snapshot,
-        })
+        };
+        if left_to_cedar && engine.statics().is_none() {
+            return Err(internal("the entities cannot be put to cedar"));
+        }
+        Ok(engine)
     }
 
     /// Numbers every entity that policies and entity files name.

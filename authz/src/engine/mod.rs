@@ -4,7 +4,10 @@ mod build;
 mod reference;
 mod tally;
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{
+    cell::OnceCell,
+    sync::{Arc, OnceLock},
+};
 
 use cedar_policy::{Authorizer, Entities, PolicySet, Request};
 
@@ -19,13 +22,14 @@ use crate::{
     decision::{Decision, PolicyNames, ReasonCode, Revision},
     entities,
     facts::Facts,
-    literals,
+    limits, literals,
     load::{self, Origin, PolicyFile},
     obligation::Mode,
     problem::{LoadErrors, Source},
     reference::{self as cedar_facts, Translator},
     schema,
     snapshot::Snapshot,
+    stack,
 };
 
 use build::internal;
@@ -103,8 +107,9 @@ pub struct Engine {
     declared: Declared,
     headers_read: Box<[Box<str>]>,
     translator: Translator,
-    /// The snapshot as Cedar has it, for policies that are left to Cedar.
-    statics: Entities,
+    /// The snapshot as Cedar has it, for policies that are left to Cedar. Made at load where
+    /// there are such policies; none where it cannot be made.
+    statics: OnceLock<Option<Entities>>,
 }
 
 /// One policy, ready to be evaluated.
@@ -135,6 +140,11 @@ impl Engine {
     ///
     /// Everything that is wrong with them, each problem with its file, line and column.
     pub fn load(inputs: &Inputs) -> Result<Self, LoadErrors> {
+        stack::deep(|| Self::load_here(inputs))
+            .unwrap_or_else(|| Err(internal("no thread could be started to load policies")))
+    }
+
+    fn load_here(inputs: &Inputs) -> Result<Self, LoadErrors> {
         let source = |file: &PolicyFile| Source::new(&file.name, &file.text);
         let (policies, entities): (Vec<_>, Vec<_>) = inputs
             .policies
@@ -150,6 +160,7 @@ impl Engine {
         let relations = files.relations(&schema, &mut problems);
         let type_names = schema.entity_types().map(ToString::to_string).collect();
         let policies = load::check(&policies, schema, &mut problems);
+        limits::check(&policies, &mut problems);
         literals::check(&policies, &files.groups(), &mut problems);
         let policies = LoadErrors::none_or(problems, policies)?;
         let parts = inputs
@@ -290,10 +301,16 @@ impl Engine {
         }
     }
 
+    fn statics(&self) -> Option<&Entities> {
+        self.statics
+            .get_or_init(|| self.translator.statics(&self.snapshot).ok())
+            .as_ref()
+    }
+
     pub(crate) fn cedar_call(&self, call: &Call<'_>) -> Option<(Request, Entities)> {
         let request = self.translator.request(call.facts).ok()?;
         let own = self.translator.entities(call).ok()?;
-        let entities = cedar_facts::with_entities(&self.statics, own).ok()?;
+        let entities = cedar_facts::with_entities(self.statics()?, own).ok()?;
         Some((request, entities))
     }
 }

@@ -11,6 +11,7 @@ use wayleave_identity::SpiffeId;
 
 use crate::{
     compile::fact::{ClaimType, Declared},
+    limits::MOST_GROUPS,
     problem::{Problem, Source, did_you_mean},
     schema::{self, Extension},
     snapshot::Relations,
@@ -86,6 +87,7 @@ impl<'a> Files<'a> {
             }
         }
         self.refuse_cycles(&relations, problems);
+        self.refuse_crowds(&relations, problems);
         let entities = self.0.iter().flat_map(|(source, file)| {
             let entities = file.entities.iter();
             entities.map(move |entity| (*source, entity))
@@ -112,6 +114,53 @@ impl<'a> Files<'a> {
             }
         }
     }
+
+    /// A member whose every decision would look at too many groups.
+    fn refuse_crowds(&self, relations: &Relations, problems: &mut Vec<Problem>) {
+        for (source, file) in &self.0 {
+            for (group, members) in &file.groups {
+                let start = [("Group".to_owned(), group.clone())];
+                let count = reach(&start, &relations.parents);
+                let Some(member) = members.first().filter(|_| count > MOST_GROUPS) else {
+                    continue;
+                };
+                let span = yaml::span(source, &member.referenced);
+                let message = format!("members of `{group}` are in more than {MOST_GROUPS} groups");
+                problems.push(
+                    source
+                        .problem(span, message)
+                        .with_help("nest groups less deeply"),
+                );
+            }
+        }
+        for (prefix, groups) in &relations.members {
+            let start: Vec<_> = groups
+                .iter()
+                .map(|name| ("Group".to_owned(), name.clone()))
+                .collect();
+            if reach(&start, &relations.parents) > MOST_GROUPS {
+                let message = format!("`{prefix}` is in more than {MOST_GROUPS} groups");
+                if let Some((source, _)) = self.0.first() {
+                    problems.push(source.problem(0..0, message));
+                }
+            }
+        }
+    }
+}
+
+/// How many groups are reached from these, themselves included; stops soon after the limit.
+fn reach(start: &[(String, String)], parents: &Parents) -> usize {
+    let mut seen: BTreeSet<&(String, String)> = BTreeSet::new();
+    let mut open: Vec<&(String, String)> = start.iter().collect();
+    while let Some(group) = open.pop() {
+        if seen.len() > MOST_GROUPS {
+            break;
+        }
+        if seen.insert(group) {
+            open.extend(parents.get(group).into_iter().flatten());
+        }
+    }
+    seen.len()
 }
 
 type Parents = BTreeMap<(String, String), BTreeSet<(String, String)>>;

@@ -80,6 +80,10 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
     for source in sources {
         for span in scan::policies(source.text()) {
             let text = source.text().get(span.clone()).unwrap_or_default();
+            if let Err(excess) = scan::within_limits(text) {
+                problems.push(too_much(source, &span, &excess));
+                continue;
+            }
             match Policy::parse(Some(PolicyId::new(parsed.len().to_string())), text) {
                 Ok(policy) => parsed.push(Parsed {
                     policy,
@@ -97,6 +101,26 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
         }
     }
     parsed
+}
+
+fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Problem {
+    let (at, message) = match excess {
+        scan::TooMuch::Nesting(at) => (
+            at,
+            format!("brackets nest deeper than {} levels", scan::DEEPEST),
+        ),
+        scan::TooMuch::Operators(at) => (
+            at,
+            format!(
+                "the policy has more than {} operators",
+                scan::MOST_OPERATORS
+            ),
+        ),
+    };
+    let start = (span.start + at).min(span.end);
+    source
+        .problem(start..span.end, message)
+        .with_help("write several policies, or put what they compare with into a set or a group")
 }
 
 /// Strict validation. What Cedar only warns of counts as well: a policy that can never apply,

@@ -128,6 +128,63 @@ pub(super) fn policies(text: &str) -> Vec<Range<usize>> {
     found
 }
 
+/// Deepest nesting of brackets in a policy.
+pub(super) const DEEPEST: usize = 100;
+/// Most operators in a policy; commas do not count.
+pub(super) const MOST_OPERATORS: usize = 5000;
+
+/// What is too much in a policy for parsers that recurse.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum TooMuch {
+    /// Brackets nested too deeply, from here on.
+    Nesting(usize),
+    /// Too many operators, from here on.
+    Operators(usize),
+}
+
+/// Whether the policy is within the limits on nesting and length. Cedar's parser and validator
+/// recurse over expressions; this must be known before they see one.
+pub(super) fn within_limits(policy: &str) -> Result<(), TooMuch> {
+    let mut scanner = Scanner::new(policy);
+    let (mut depth, mut operators) = (0_usize, 0_usize);
+    let mut in_word = false;
+    while let Some((_, span)) = scanner.next() {
+        let first = policy.as_bytes().get(span.start).copied();
+        let was_in_word = std::mem::replace(
+            &mut in_word,
+            first.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_'),
+        );
+        match first {
+            Some(b'(' | b'[' | b'{') => depth += 1,
+            Some(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            Some(b'&' | b'|' | b'+' | b'-' | b'*' | b'!' | b'.' | b'=' | b'<' | b'>') => {
+                operators += 1;
+            }
+            Some(b'i' | b'h' | b'l') if !was_in_word => {
+                operators += word_operator(policy, span.start)
+            }
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err(TooMuch::Nesting(span.start));
+        }
+        if operators > MOST_OPERATORS {
+            return Err(TooMuch::Operators(span.start));
+        }
+    }
+    Ok(())
+}
+
+/// One for `if`, `in`, `is`, `has` and `like`.
+fn word_operator(policy: &str, start: usize) -> usize {
+    let rest = policy.get(start..).unwrap_or_default();
+    let end = rest
+        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .unwrap_or(rest.len());
+    let word = rest.get(..end).unwrap_or_default();
+    usize::from(["if", "in", "is", "has", "like"].contains(&word))
+}
+
 /// The annotations at the head of a policy.
 pub(super) fn annotations(policy: &str) -> Vec<AnnotationSpan> {
     let mut scanner = Scanner::new(policy);
@@ -188,6 +245,21 @@ mod tests {
         assert_eq!(pieces("  // nothing\n"), Vec::<&str>::new());
         assert_eq!(pieces("\"open"), ["\"open"]);
         assert_eq!(pieces("\"open\\"), ["\"open\\"]);
+    }
+
+    #[test]
+    fn nesting_and_operators_are_counted_outside_strings() {
+        let nested = |depth: usize| format!("{}1{}", "(".repeat(depth), ")".repeat(depth));
+        assert_eq!(within_limits(&nested(DEEPEST)), Ok(()));
+        assert_eq!(
+            within_limits(&nested(DEEPEST + 1)),
+            Err(TooMuch::Nesting(DEEPEST))
+        );
+        let chain = |count: usize| "a in ".repeat(count);
+        assert_eq!(within_limits(&chain(MOST_OPERATORS)), Ok(()));
+        assert!(within_limits(&chain(MOST_OPERATORS + 1)).is_err());
+        assert_eq!(within_limits(&format!("\"{}\"", "(".repeat(500))), Ok(()));
+        assert_eq!(within_limits(&"inner ".repeat(5000)), Ok(()));
     }
 
     #[test]
