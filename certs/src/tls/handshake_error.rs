@@ -4,6 +4,7 @@ use std::io;
 
 use rustls::PeerIncompatible;
 
+use super::fips::FipsError;
 use crate::verify::VerifyError;
 
 /// Why a connection was not accepted. The other side got a TLS alert, not these words.
@@ -13,6 +14,9 @@ pub enum HandshakeError {
     /// We have no SVID to show, or no longer a valid one.
     #[error("this workload has no usable SVID; the handshake was not begun")]
     NoIdentity,
+    /// This build is for FIPS mode and does not run in it.
+    #[error(transparent)]
+    Fips(#[from] FipsError),
     /// The client showed no certificate.
     #[error("peer sent no client certificate; mutual TLS requires its X509-SVID")]
     NoClientCertificate,
@@ -60,6 +64,7 @@ impl HandshakeError {
     pub fn reason_code(&self) -> &'static str {
         match self {
             Self::NoIdentity => "no_identity",
+            Self::Fips(_) => "not_in_fips_mode",
             Self::NoClientCertificate => "no_client_certificate",
             Self::Rejected(error) => error.reason_code(),
             Self::NoPostQuantum { .. } => "no_post_quantum",

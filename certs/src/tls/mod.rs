@@ -5,11 +5,13 @@
 
 mod chain_cache;
 mod client_verifier;
+mod fips;
 mod handshake_error;
 mod provider;
 mod server;
 mod server_verifier;
 
+pub use fips::{FipsError, check_fips, is_fips_build};
 pub use handshake_error::HandshakeError;
 pub use provider::{crypto_provider, group_name, is_post_quantum};
 pub use server::{ServerTls, ServerTlsOptions};

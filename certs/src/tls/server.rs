@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
+use super::fips::check_config;
 use super::handshake_error::HandshakeError;
 use super::provider::{
     crypto_provider, group_name, is_post_quantum, post_quantum_groups, post_quantum_provider,
@@ -146,6 +147,7 @@ impl ServerTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
+        check_config(&config)?;
         config.alpn_protocols = self
             .options
             .alpn
