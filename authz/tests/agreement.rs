@@ -3,6 +3,13 @@
 //!
 //! `WAYLEAVE_CASES` sets how many policy sets are tried (each with 20 calls); the default
 //! suits every day, a million an idle weekend.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

@@ -1,4 +1,11 @@
 //! Deciding allocates nothing, however many policies there are.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

@@ -1,4 +1,11 @@
 //! Decision tables: what a set of policies answers to a call.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

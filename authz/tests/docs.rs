@@ -1,4 +1,11 @@
 //! The examples of the policy reference are loaded and its tests are run.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 use wayleave_authz::{Engine, Inputs, PolicyFile, testing};
 

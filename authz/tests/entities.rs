@@ -1,4 +1,11 @@
 //! Groups, the user's own entities, and extensions of the schema, from entities files.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

@@ -1,5 +1,12 @@
 //! What would make decisions slow is refused at load; what is just within the limits decides
 //! as it should.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

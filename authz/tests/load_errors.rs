@@ -1,4 +1,11 @@
 //! What a writer of policies is told about mistakes: the place, the words, the remedy.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

@@ -1,4 +1,11 @@
 //! Policy unit tests in YAML, and what a new set of policies changes about recorded calls.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 mod support;
 

@@ -37,8 +37,41 @@ impl PolicyFile {
 /// Names each path that is missing, unreadable, too large (8 MiB) or not UTF-8, and each
 /// named file that is neither.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, LoadErrors> {
+    read_all(paths, &POLICIES)
+}
+
+/// Reads the files named, and from the folders named every file of policy tests: `*.yaml`,
+/// `*.yml` or `*.json` that is not one of entities, sorted by path.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_tests(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, LoadErrors> {
+    read_all(paths, &TESTS)
+}
+
+/// Which files are read.
+struct Wanted {
+    accepts: fn(&Path) -> bool,
+    what: &'static str,
+    help: &'static str,
+}
+
+const POLICIES: Wanted = Wanted {
+    accepts: |path| is_policies(path) || is_entities(path),
+    what: "this is not a policy file",
+    help: "name files that end in `.cedar` or `entities.yaml`, or the folder they are in",
+};
+
+const TESTS: Wanted = Wanted {
+    accepts: |path| is_yaml(path) && !is_entities(path),
+    what: "this is not a file of policy tests",
+    help: "name files that end in `.yaml`, `.yml` or `.json`, or the folder they are in",
+};
+
+fn read_all(paths: &[PathBuf], wanted: &Wanted) -> Result<Vec<PolicyFile>, LoadErrors> {
     let mut problems = Vec::new();
-    let mut files = list(paths, &mut problems);
+    let mut files = list(paths, wanted, &mut problems);
     files.sort();
     files.dedup();
     let read = files
@@ -57,20 +90,16 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, LoadErrors> {
     LoadErrors::none_or(problems, read)
 }
 
-fn list(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+fn list(paths: &[PathBuf], wanted: &Wanted, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => match list_folder(path) {
+            Ok(metadata) if metadata.is_dir() => match list_folder(path, wanted) {
                 Ok(found) => files.extend(found),
                 Err(problem) => problems.push(problem),
             },
-            Ok(_) if is_wanted(path) => files.push(path.clone()),
-            Ok(_) => problems.push(
-                Problem::of_file(path, "this is not a policy file").with_help(
-                    "name files that end in `.cedar` or `entities.yaml`, or the folder they are in",
-                ),
-            ),
+            Ok(_) if (wanted.accepts)(path) => files.push(path.clone()),
+            Ok(_) => problems.push(Problem::of_file(path, wanted.what).with_help(wanted.help)),
             Err(error) => problems.push(
                 Problem::of_file(path, format!("cannot be read: {error}"))
                     .with_help("check the path and its permissions"),
@@ -80,7 +109,7 @@ fn list(paths: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     files
 }
 
-fn list_folder(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
+fn list_folder(folder: &Path, wanted: &Wanted) -> Result<Vec<PathBuf>, Problem> {
     let refused = |error: std::io::Error| {
         Problem::of_file(folder, format!("cannot be listed: {error}"))
             .with_help("check the permissions of the folder")
@@ -89,22 +118,36 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
     for entry in fs::read_dir(folder).map_err(refused)? {
         let path = entry.map_err(refused)?.path();
         // Through symlinks: a mounted ConfigMap is made of them.
-        if is_wanted(&path) && path.is_file() {
+        if (wanted.accepts)(&path) && path.is_file() {
             files.push(path);
         }
     }
     Ok(files)
 }
 
-fn is_wanted(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return false;
-    };
-    let is_entities = |extension| {
-        name.strip_suffix(extension)
-            .is_some_and(|stem| stem == "entities" || stem.ends_with(".entities"))
-    };
-    name.ends_with(".cedar") || [".yaml", ".yml", ".json"].into_iter().any(is_entities)
+fn file_name(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+}
+
+fn is_policies(path: &Path) -> bool {
+    file_name(path).ends_with(".cedar")
+}
+
+/// The name without the ending of a YAML or JSON file.
+fn yaml_stem(path: &Path) -> Option<&str> {
+    [".yaml", ".yml", ".json"]
+        .into_iter()
+        .find_map(|extension| file_name(path).strip_suffix(extension))
+}
+
+fn is_yaml(path: &Path) -> bool {
+    yaml_stem(path).is_some()
+}
+
+fn is_entities(path: &Path) -> bool {
+    yaml_stem(path).is_some_and(|stem| stem == "entities" || stem.ends_with(".entities"))
 }
 
 /// The text of a file, unless it is too large or not UTF-8.

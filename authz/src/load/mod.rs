@@ -18,7 +18,7 @@ use miette::Diagnostic;
 use crate::problem::{Problem, Source};
 
 pub(crate) use annotations::Annotations;
-pub use files::{PolicyFile, read};
+pub use files::{PolicyFile, read, read_tests};
 
 /// A policy that passed every check.
 #[derive(Debug)]
