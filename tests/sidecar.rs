@@ -22,6 +22,7 @@ mod sidecar {
     mod dev;
     mod drain;
     mod explain;
+    mod federation;
     mod forwarding;
     mod handshake;
     mod hostile;
@@ -32,6 +33,8 @@ mod sidecar {
     mod readme;
     mod record;
     mod refused;
+    mod revocation;
     mod streams;
     mod upstream_failures;
+    mod workload_api;
 }

@@ -1,7 +1,9 @@
 //! What the tests of the built sidecar share: certificates, processes, an upstream that
 //! remembers what reached it, and clients.
 
+pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod script;

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -26,6 +27,9 @@ pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 pub(crate) struct Issued {
     pub(crate) certificate: String,
     pub(crate) key: String,
+    /// The chain and the key in DER.
+    pub(crate) der: Vec<u8>,
+    pub(crate) key_der: Vec<u8>,
 }
 
 /// What to put into a leaf; [`Leaf::svid`] is a good one.
@@ -35,6 +39,9 @@ pub(crate) struct Leaf {
     pub(crate) local: bool,
     pub(crate) is_ca: bool,
     pub(crate) expired: bool,
+    /// How long it is valid from now; an hour where nothing is said.
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) serial: Option<u64>,
 }
 
 impl Leaf {
@@ -44,6 +51,16 @@ impl Leaf {
             local: false,
             is_ca: false,
             expired: false,
+            lifetime: None,
+            serial: None,
+        }
+    }
+
+    /// A good one for a server that stock clients verify by `localhost`.
+    pub(crate) fn local(id: &str) -> Self {
+        Self {
+            local: true,
+            ..Self::svid(id)
         }
     }
 
@@ -77,21 +94,27 @@ impl Leaf {
         params.not_after = if self.expired {
             now - Duration::hours(1)
         } else {
-            now + Duration::hours(1)
+            now + self.lifetime.unwrap_or(Duration::hours(1))
         };
+        params.serial_number = self.serial.map(SerialNumber::from);
         params
     }
 }
 
 impl Ca {
     pub(crate) fn new() -> Self {
+        Self::of(TRUST_DOMAIN)
+    }
+
+    /// The authority of another trust domain.
+    pub(crate) fn of(trust_domain: &str) -> Self {
         let mut params = CertificateParams::default();
         params
             .distinguished_name
             .push(DnType::OrganizationName, "Wayleave tests CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let id = format!("spiffe://{TRUST_DOMAIN}");
+        let id = format!("spiffe://{trust_domain}");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
         let key = KeyPair::generate().unwrap();
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
@@ -101,13 +124,39 @@ impl Ca {
         self.0.pem()
     }
 
+    pub(crate) fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
+    }
+
     pub(crate) fn issue(&self, leaf: &Leaf) -> Issued {
         let key = KeyPair::generate().unwrap();
         let certificate = leaf.params().signed_by(&key, &self.0).unwrap();
         Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
+            der: certificate.der().to_vec(),
+            key_der: key.serialize_der(),
         }
+    }
+
+    /// A revocation list, as PEM, of these serial numbers.
+    pub(crate) fn revocation_list(&self, number: u64, serials: &[u64]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now - Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::hours(1),
+            next_update: now + Duration::hours(1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap()
     }
 }
 

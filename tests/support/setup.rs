@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) directory: TempDir,
     pub(crate) ca: Ca,
     pub(crate) own: Credentials,
+    /// The keys of the `identity` section.
+    pub(crate) identity: String,
     pub(crate) upstream: String,
     /// More keys of the `upstream` section, one `key: value` each.
     pub(crate) upstream_keys: Vec<&'static str>,
@@ -49,16 +51,15 @@ impl Setup {
             .tempdir()
             .unwrap();
         let ca = Ca::new();
-        let leaf = Leaf {
-            local: true,
-            ..Leaf::svid(&workload("app"))
-        };
+        let leaf = Leaf::local(&workload("app"));
         let own = Credentials::write(&directory.path().join("own"), &ca.issue(&leaf), &ca.pem());
         std::fs::create_dir(directory.path().join("policies")).unwrap();
         let setup = Self {
             directory,
             ca,
             own,
+            identity: "files: { svid: own/svid.pem, key: own/key.pem, bundle: own/bundle.pem }"
+                .to_owned(),
             upstream: upstream.to_string(),
             upstream_keys: Vec::new(),
             limits: Vec::new(),
@@ -95,11 +96,11 @@ impl Setup {
     }
 
     pub(crate) fn config(&self, listen: &str) -> String {
-        let mut yaml = String::from(
-            "identity:\n  files: { svid: own/svid.pem, key: own/key.pem, bundle: own/bundle.pem }\n\
-             policies: { paths: [policies] }\n\
-             admin: { listen: \"127.0.0.1:0\" }\n",
-        );
+        let mut yaml = String::from("identity:\n");
+        for line in self.identity.lines() {
+            yaml += &format!("  {line}\n");
+        }
+        yaml += "policies: { paths: [policies] }\nadmin: { listen: \"127.0.0.1:0\" }\n";
         for key in &self.keys {
             yaml += &format!("{key}\n");
         }
@@ -122,24 +123,29 @@ impl Setup {
 
     /// Starts the sidecar and waits until it is ready.
     pub(crate) async fn start(self) -> Sidecar {
+        let sidecar = self.launch("ready").await;
+        sidecar.until_ready().await;
+        sidecar
+    }
+
+    /// Starts the sidecar and waits until it says `milestone`, with its addresses.
+    pub(crate) async fn launch(self, milestone: &str) -> Sidecar {
         let config = self.write_config();
         let process = Process::start(wayleave().arg("run").arg("--config").arg(config));
         let ready = process
             .stderr
-            .json("the ready message", |line| message(line) == Some("ready"))
+            .json(milestone, |line| message(line) == Some(milestone))
             .await;
         let inbound = address(&ready, "inbound");
         let admin = address(&ready, "admin");
         let bundle = self.ca.pem().into_bytes();
-        let sidecar = Sidecar {
+        Sidecar {
             setup: self,
             process,
             inbound,
             admin,
             bundle,
-        };
-        sidecar.until_ready().await;
-        sidecar
+        }
     }
 }
 
@@ -172,10 +178,15 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
+        self.until_readiness_is(200).await;
+    }
+
+    /// Waits until the probe is answered with this status.
+    pub(crate) async fn until_readiness_is(&self, status: u16) {
         eventually("readiness", || async {
             let answer = self.admin_get("/readyz").await?;
-            (answer.status == 200).then_some(())
+            (answer.status == status).then_some(())
         })
         .await;
     }
