@@ -20,6 +20,7 @@ mod sidecar {
     mod clients;
     mod commands;
     mod dev;
+    mod dev_command;
     mod drain;
     mod explain;
     mod federation;
@@ -28,6 +29,7 @@ mod sidecar {
     mod hostile;
     mod identity;
     mod inspect;
+    mod limits;
     mod policy;
     mod post_quantum;
     mod readme;

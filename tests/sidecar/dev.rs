@@ -14,14 +14,14 @@ use crate::support::process::{Process, wayleave};
 use crate::support::{eventually, tool};
 
 /// A running `wayleave dev` and what its banner said.
-struct Dev {
-    process: Process,
+pub(super) struct Dev {
+    pub(super) process: Process,
     /// The two curl commands, in their order.
     curls: Vec<String>,
     directory: PathBuf,
 }
 
-fn command(directory: &Path, arguments: &[&str]) -> Command {
+pub(super) fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = wayleave();
     command.args([
         "dev",
@@ -36,7 +36,7 @@ fn command(directory: &Path, arguments: &[&str]) -> Command {
 }
 
 impl Dev {
-    async fn start(directory: &Path, arguments: &[&str]) -> Self {
+    pub(super) async fn start(directory: &Path, arguments: &[&str]) -> Self {
         let process = Process::start(&mut command(directory, arguments));
         // Where standard output is JSON the banner is kept out of it.
         let json = arguments.contains(&"json");
@@ -68,7 +68,7 @@ impl Dev {
         format!("127.0.0.1:{port}").parse().unwrap()
     }
 
-    async fn get(&self, caller: &str, path: &str) -> Answer {
+    pub(super) async fn get(&self, caller: &str, path: &str) -> Answer {
         let svid = self.directory.join("svids").join(caller);
         let credentials = Credentials {
             certificate: svid.join("svid.pem"),
@@ -87,7 +87,7 @@ impl Dev {
     }
 }
 
-fn directory() -> TempDir {
+pub(super) fn directory() -> TempDir {
     tempfile::Builder::new()
         .prefix("wayleave-dev-")
         .tempdir()
@@ -275,61 +275,4 @@ async fn forwards_to_the_upstream_that_it_is_given() {
     assert_eq!(dev.get("agent", "/").await.status, 403);
     assert_eq!(upstream.seen().len(), 1);
     dev.stop().await;
-}
-
-/// A server that listens on `PORT`, and exits with 9 when it is told to end.
-const CHILD: &str = r#"
-import http.server, os, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: os._exit(9))
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("content-length", "5")
-        self.end_headers()
-        self.wfile.write(b"child")
-    def log_message(self, *_): pass
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"#;
-
-#[tokio::test]
-async fn starts_a_command_forwards_to_its_port_and_passes_signals_on() {
-    if tool::find("python3").is_none() {
-        return;
-    }
-    let parent = directory();
-    let mut dev = Dev::start(&parent.path().join("dev"), &["--", "python3", "-c", CHILD]).await;
-    let answer = eventually("the command to answer", || async {
-        let answer = dev.get("frontend", "/").await;
-        (answer.status == 200).then_some(answer)
-    })
-    .await;
-    assert_eq!(answer.text(), "child");
-    dev.process.signal("TERM").await;
-    assert_eq!(dev.process.ended().await.code(), Some(9));
-}
-
-#[tokio::test]
-async fn ends_with_the_exit_status_of_its_command() {
-    let parent = directory();
-    let arguments = ["--", "sh", "-c", "test -n \"$PORT\" && exit 7"];
-    let finished = tool::run(&mut command(&parent.path().join("dev"), &arguments)).await;
-    assert_eq!(finished.0.status.code(), Some(7), "{}", finished.stderr());
-}
-
-#[tokio::test]
-async fn a_command_that_does_not_exist_is_one_clear_line() {
-    let parent = directory();
-    let arguments = ["--", "no-such-command-anywhere"];
-    let finished = tool::run(&mut command(&parent.path().join("dev"), &arguments)).await;
-    assert_eq!(finished.0.status.code(), Some(2), "{}", finished.stderr());
-    assert!(
-        finished.stderr().contains("no-such-command-anywhere"),
-        "{}",
-        finished.stderr()
-    );
-    assert!(
-        !finished.stderr().contains("panicked"),
-        "{}",
-        finished.stderr()
-    );
 }
