@@ -3,16 +3,18 @@
 //!
 //! A reader takes one snapshot for each handshake and keeps it; it never sees half of a change.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
+use wayleave_identity::TrustDomain;
 
 use crate::verify::{self, Role, VerifyError};
-use crate::{Peer, Svid, TrustBundles};
+use crate::{Peer, Svid, TrustBundle, TrustBundles};
 
 /// Our own SVID and whom we trust, at one moment.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Identity {
     since: SystemTime,
     svid: Arc<Svid>,
     bundles: TrustBundles,
+    bundles_since: BTreeMap<TrustDomain, SystemTime>,
 }
 
 impl Identity {
@@ -57,6 +60,12 @@ impl Identity {
         &self.bundles
     }
 
+    /// Since when the bundle of a trust domain has been as it is; none without a bundle.
+    #[must_use]
+    pub fn bundle_since(&self, trust_domain: &TrustDomain) -> Option<SystemTime> {
+        self.bundles_since.get(trust_domain).copied()
+    }
+
     /// Whether a peer that was verified earlier would be accepted at `now` as well.
     ///
     /// To be asked for each live connection when the identity changes, and at the peer's
@@ -85,6 +94,8 @@ struct Shared {
     updates: AtomicU64,
     failures: AtomicU64,
     last_failure: ArcSwapOption<Failure>,
+    /// In seconds since 1970; 0 when it is not known.
+    next_rotation: AtomicU64,
     /// The source whose identity this one passes on.
     beneath: Option<IdentityReader>,
 }
@@ -107,6 +118,9 @@ pub struct SourceStatus {
     pub failures: u64,
     /// The latest failure; none after a success.
     pub last_failure: Option<Arc<Failure>>,
+    /// When the source means to renew the SVID, in whole seconds; none when that is for
+    /// somebody else to decide.
+    pub next_rotation: Option<SystemTime>,
 }
 
 /// The end of the hand-over that a source holds.
@@ -156,12 +170,15 @@ impl IdentityPublisher {
             Some(before) if before.bundles == bundles => before.trust_generation,
             _ => generation,
         };
+        let now = SystemTime::now();
+        let bundles_since = bundles_since(before.as_deref(), &bundles, now);
         self.shared.current.store(Some(Arc::new(Identity {
             generation,
             trust_generation,
-            since: SystemTime::now(),
+            since: now,
             svid,
             bundles,
+            bundles_since,
         })));
         self.shared.updates.fetch_add(1, Ordering::Relaxed);
         self.succeeded();
@@ -186,6 +203,13 @@ impl IdentityPublisher {
         })));
     }
 
+    /// Remembers for the status when the SVID is to be renewed.
+    pub fn rotates_at(&mut self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        self.shared.next_rotation.store(seconds, Ordering::Relaxed);
+    }
+
     /// Remembers that the source is well, also when nothing changed.
     pub fn succeeded(&mut self) {
         self.shared.last_failure.store(None);
@@ -199,6 +223,21 @@ impl IdentityPublisher {
             generation: self.generation.subscribe(),
         }
     }
+}
+
+/// A bundle that is the same as before has been so since then.
+fn bundles_since(
+    before: Option<&Identity>,
+    bundles: &TrustBundles,
+    now: SystemTime,
+) -> BTreeMap<TrustDomain, SystemTime> {
+    let since = |bundle: &Arc<TrustBundle>| {
+        let name = bundle.trust_domain();
+        let same = before.filter(|before| before.bundles.of(name) == Some(bundle));
+        let since = same.and_then(|before| before.bundle_since(name));
+        (name.clone(), since.unwrap_or(now))
+    };
+    bundles.iter().map(since).collect()
 }
 
 impl IdentityReader {
@@ -235,7 +274,16 @@ impl IdentityReader {
             updates: self.shared.updates.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed)
                 + beneath.as_ref().map_or(0, |status| status.failures),
+            next_rotation: beneath
+                .as_ref()
+                .and_then(|status| status.next_rotation)
+                .or(self.next_rotation()),
             last_failure: beneath.and_then(|status| status.last_failure).or(own),
         }
+    }
+
+    fn next_rotation(&self) -> Option<SystemTime> {
+        let seconds = self.shared.next_rotation.load(Ordering::Relaxed);
+        (seconds != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 }

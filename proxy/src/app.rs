@@ -12,7 +12,7 @@ use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{ServerTls, ServerTlsOptions};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Listening, Started};
 use crate::config::InboundConfig;
 use crate::drain::Drain;
 use crate::enforce::Enforcer;
@@ -20,6 +20,7 @@ use crate::forward::Pool;
 use crate::inbound::Inbound;
 use crate::listener::{self, Listener};
 use crate::policies::{PolicyFiles, PolicyReloader};
+use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::worker::Workers;
@@ -108,10 +109,17 @@ impl Sidecar {
             output,
             workers,
         } = start;
+        let started = Started::now();
         let metrics = Arc::new(Metrics::new());
+        let loads = Arc::new(PolicyLoads::default());
         let store = PolicyStore::empty();
-        let reloader = PolicyReloader::start(policies, store.clone(), Arc::clone(&metrics))
-            .map_err(StartError::Policies)?;
+        let reloader = PolicyReloader::start(
+            policies,
+            store.clone(),
+            Arc::clone(&metrics),
+            Arc::clone(&loads),
+        )
+        .map_err(StartError::Policies)?;
         let bound = Bound::new(inbound, admin)?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let writer = Writer::start(
@@ -129,14 +137,20 @@ impl Sidecar {
             workers: Workers::start(workers)?,
         };
         let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
         for (config, socket) in bound.inbound {
-            addresses.push((Arc::clone(&config.name), socket.local_addr()?));
+            let address = socket.local_addr()?;
+            addresses.push((Arc::clone(&config.name), address));
+            listeners.push(Listening::new(&config, address));
             fleet.listen(config, socket)?;
         }
         let admin = bound.admin.local_addr()?;
         let service = Admin {
             identity,
             policies: store,
+            loads,
+            listeners,
+            started,
             metrics,
             recent,
             drain: fleet.drain.clone(),

@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use wayleave_authz::load::PolicyFile;
 use wayleave_authz::{Engine, Inputs, LoadErrors, PolicyStore};
 
+use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 
 /// Changes within this time are one change: editors write a file in several steps.
@@ -53,6 +54,7 @@ pub(crate) struct PolicyReloader {
     files: PolicyFiles,
     store: PolicyStore,
     metrics: Arc<Metrics>,
+    loads: Arc<PolicyLoads>,
     /// What was read last, good or not: only a difference is worth a load.
     seen: Option<Vec<PolicyFile>>,
     /// The last problem with reading, so that it is told once.
@@ -68,6 +70,7 @@ impl PolicyReloader {
         files: PolicyFiles,
         store: PolicyStore,
         metrics: Arc<Metrics>,
+        loads: Arc<PolicyLoads>,
     ) -> Result<Self, LoadErrors> {
         let inputs = files.read()?;
         let engine = Engine::load(&inputs)?;
@@ -76,6 +79,7 @@ impl PolicyReloader {
             files,
             store,
             metrics,
+            loads,
             seen,
             unreadable: None,
         };
@@ -111,8 +115,10 @@ impl PolicyReloader {
             Ok(inputs) => inputs,
             Err(errors) => return self.keep_unread(&errors),
         };
-        self.unreadable = None;
-        if self.seen.as_ref() == Some(&inputs.policies) {
+        // Files that could not be read for a while are loaded again, so that it is known
+        // whether they are good.
+        let again = self.unreadable.take().is_some();
+        if !again && self.seen.as_ref() == Some(&inputs.policies) {
             return;
         }
         match Engine::load(&inputs) {
@@ -125,6 +131,7 @@ impl PolicyReloader {
     fn adopt(&self, engine: Engine) {
         let (revision, count) = (engine.revision(), engine.policies().len());
         self.metrics.policy_load(Some(count));
+        self.loads.succeeded(SystemTime::now());
         tracing::info!(%revision, policies = count, "policies in force");
         self.store.replace(engine);
     }
@@ -139,6 +146,7 @@ impl PolicyReloader {
 
     fn keep_last_good(&self, errors: &LoadErrors) {
         self.metrics.policy_load(None);
+        self.loads.failed(errors, SystemTime::now());
         for problem in errors.problems() {
             tracing::error!(
                 file = problem.file(),

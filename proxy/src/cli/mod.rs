@@ -3,6 +3,7 @@
 //! Exit status: 0 when all went well, 1 when something failed while running, 2 for a
 //! mistake in the usage, the configuration, the certificates or the policies.
 
+mod admin_client;
 mod banner;
 mod ca;
 mod check;
@@ -10,12 +11,12 @@ mod dev;
 mod explain;
 mod inspect;
 mod logging;
-mod moment;
 mod policy_source;
 mod ready;
 mod report;
 mod run;
 mod starter;
+mod status;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Ask a running sidecar whether it is ready, as a container's health check
     Ready(ready::ReadyArgs),
+    /// Show a running sidecar's identity, trust bundles, policies and listeners
+    Status(status::StatusArgs),
     /// Make a CA for development and tests, and issue X509-SVIDs with it
     Ca(ca::CaArgs),
     /// Look at an SVID, a trust bundle or a live peer, and say which rules it breaks
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Ready(args) => ready::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Ca(args) => ca::run(args),
         Command::Inspect(args) => inspect::run(&args),
     }

@@ -3,17 +3,15 @@
 //! The probe of containers that hold nothing but this binary: one small HTTP request, an
 //! answer read up to a limit, an exit status.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
+use super::admin_client::{exchange, status};
 use crate::config;
-
-/// Longest answer that is read, in bytes; readiness is said in a line.
-const MAX_ANSWER: usize = 16 << 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,44 +60,15 @@ fn tell(line: &str) {
 
 /// The status of the answer to GET /readyz.
 fn ask(admin: SocketAddr, limit: Duration) -> io::Result<u16> {
-    let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&admin, left(deadline)?)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    let mut piece = [0; 1024];
-    while answer.len() < MAX_ANSWER && !answer.contains(&b'\n') {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        let read = stream.read(&mut piece)?;
-        answer.extend_from_slice(piece.get(..read).unwrap_or_default());
-        if read == 0 {
-            break;
-        }
-    }
+    let first_line = |answer: &[u8]| answer.contains(&b'\n');
+    let answer = exchange(admin, "/readyz", limit, first_line)?;
     status(&answer).ok_or_else(|| io::Error::other("the answer is not HTTP"))
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    Ok(left)
-}
-
-/// The status code of an HTTP/1 answer's first line.
-fn status(answer: &[u8]) -> Option<u16> {
-    let line = answer.split(|byte| *byte == b'\n').next()?;
-    let rest = std::str::from_utf8(line).ok()?.strip_prefix("HTTP/1.")?;
-    let code = rest.get(2..5)?;
-    let digits = code.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| code.parse().ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::net::TcpListener;
 
     const LONG: Duration = Duration::from_secs(20);

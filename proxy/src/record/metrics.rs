@@ -1,7 +1,7 @@
 //! What the admin listener tells Prometheus. Names follow OpenTelemetry's conventions
 //! where there is one. No label holds a SPIFFE ID or a path: callers choose those.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Method;
 use prometheus_client::encoding::text::encode;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use wayleave_certs::IdentityReader;
 
 use wayleave_authz::Decision;
 
@@ -87,6 +88,10 @@ pub(crate) struct Metrics {
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
     svid_expiry: Gauge<f64, AtomicU64>,
+    identity_updates: Counter,
+    identity_failures: Counter,
+    trust_domains: Gauge,
+    trust_authorities: Gauge,
     records_dropped: Counter,
     record_write_failures: Counter,
 }
@@ -113,6 +118,10 @@ impl Metrics {
             policy_loads: Family::default(),
             policies: Gauge::default(),
             svid_expiry: Gauge::default(),
+            identity_updates: Counter::default(),
+            identity_failures: Counter::default(),
+            trust_domains: Gauge::default(),
+            trust_authorities: Gauge::default(),
             records_dropped: Counter::default(),
             record_write_failures: Counter::default(),
         };
@@ -179,6 +188,26 @@ impl Metrics {
             "When the sidecar's own SVID expires, since the epoch",
             Unit::Seconds,
             self.svid_expiry.clone(),
+        );
+        r.register(
+            "wayleave_identity_updates",
+            "SVIDs and trust bundles taken into use, rotations included",
+            self.identity_updates.clone(),
+        );
+        r.register(
+            "wayleave_identity_failures",
+            "Failures of the identity's source; the last good identity stays",
+            self.identity_failures.clone(),
+        );
+        r.register(
+            "wayleave_trust_domains",
+            "Trust domains with a trust bundle",
+            self.trust_domains.clone(),
+        );
+        r.register(
+            "wayleave_trust_authorities",
+            "Authorities in all trust bundles",
+            self.trust_authorities.clone(),
         );
         r.register(
             "wayleave_records_dropped",
@@ -278,15 +307,33 @@ impl Metrics {
             .get_or_create(&ResultLabels { result })
             .inc();
         if let Some(count) = in_force {
-            self.policies.set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.policies.set(number(count));
         }
     }
 
-    /// Notes when the sidecar's own SVID expires.
-    pub(crate) fn svid_expires(&self, at: std::time::SystemTime) {
+    /// Notes how the sidecar's own identity and its source are doing.
+    pub(crate) fn identity(&self, reader: &IdentityReader) {
+        let status = reader.status();
+        let updates = self.identity_updates.inner();
+        updates.store(status.updates, Ordering::Relaxed);
+        let failures = self.identity_failures.inner();
+        failures.store(status.failures, Ordering::Relaxed);
+        let Some(identity) = reader.current() else {
+            return;
+        };
+        let at = identity.svid().not_after();
         let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.svid_expiry.set(since.as_secs_f64());
+        let bundles = identity.bundles();
+        self.trust_domains.set(number(bundles.len()));
+        let authorities = bundles.iter().map(|bundle| bundle.authorities().len());
+        self.trust_authorities.set(number(authorities.sum()));
     }
+}
+
+/// A count as gauges hold it.
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn method_label(call: &Call) -> &'static str {

@@ -156,7 +156,9 @@ impl DevDirectory {
         }
         let request = sidecar_request(&self.options.sidecar.id);
         let name = &self.options.sidecar.name;
-        next = next.min(self.papers.renew_svid(name, &request, now)?);
+        let own = self.papers.renew_svid(name, &request, now)?;
+        self.publisher.rotates_at(own);
+        next = next.min(own);
         self.papers.sync()?;
         self.publish()?;
         Ok(next)

@@ -98,10 +98,8 @@ impl Papers<'_> {
             ("key.pem", self.key.as_bytes(), PRIVATE),
             ("svid.pem", self.certificate.as_bytes(), PUBLIC),
         ];
-        let paths = files.iter().map(|(name, ..)| dir.join(name));
-        if let Some(path) = paths.filter(|p| p.symlink_metadata().is_ok()).last()
-            && !force
-        {
+        let mut paths = files.iter().map(|(name, ..)| dir.join(name));
+        if !force && let Some(path) = paths.find(|path| path.symlink_metadata().is_ok()) {
             let remedy = REMEDY;
             return Err(CaCommandError::Exists { path, remedy });
         }

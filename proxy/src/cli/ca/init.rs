@@ -9,8 +9,8 @@ use wayleave_identity::TrustDomain;
 
 use super::{CaCommandError, directory};
 use crate::cli::banner::quote;
-use crate::cli::moment::moment;
 use crate::config;
+use crate::moment::moment;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,8 +12,8 @@ use wayleave_identity::SpiffeId;
 use super::CaCommandError;
 use super::directory::{self, Papers};
 use crate::cli::banner::quote;
-use crate::cli::moment::moment;
 use crate::config;
+use crate::moment::moment;
 
 const EXAMPLES: &str = "\
 Examples:

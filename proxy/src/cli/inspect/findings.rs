@@ -3,7 +3,7 @@
 use serde::Serialize;
 use wayleave_certs::inspect::{self, BundleReport, CertificateReport, Outcome};
 
-use crate::cli::moment::moment;
+use crate::moment::moment;
 
 /// Everything that was found about one target.
 #[derive(Debug, Serialize)]

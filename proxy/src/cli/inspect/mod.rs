@@ -18,7 +18,8 @@ use wayleave_certs::inspect::ReadError;
 use wayleave_certs::pem::PemError;
 use wayleave_identity::TrustDomain;
 
-use super::{FAILED, report};
+use super::FAILED;
+use super::report::{self, Format};
 use crate::config::{self, HostPort};
 use findings::Findings;
 
@@ -75,12 +76,6 @@ enum Paper {
     Svid,
     /// The authorities of a trust domain
     Bundle,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Looks, reports, and says with which status the process should end.

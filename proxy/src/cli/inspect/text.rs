@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::findings::{
     Bundle, Certificate, Check, ClientCertificate, Facts, Findings, Kind, Tls, Verdict,
 };
-use crate::cli::moment::moment_from;
 use crate::cli::report::count;
+use crate::moment::moment_from;
 
 /// Width of the column of rules.
 const RULE: usize = 61;

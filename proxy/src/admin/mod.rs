@@ -1,6 +1,8 @@
-//! The admin listener: health, metrics and the latest decisions. Read-only, and closed to
+//! The admin listener: health, status, metrics and the latest decisions. Read-only, and closed to
 //! browsers: a page from elsewhere must not read it, by cross-site request or by DNS
 //! rebinding.
+
+mod status;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -20,7 +22,12 @@ use tokio::sync::Semaphore;
 use wayleave_authz::PolicyStore;
 use wayleave_certs::IdentityReader;
 
+pub(crate) use status::{
+    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Started, Status, SvidStatus,
+};
+
 use crate::drain::Drain;
+use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
 
@@ -42,6 +49,9 @@ type Answer = Response<Full<Bytes>>;
 pub(crate) struct Admin {
     pub(crate) identity: IdentityReader,
     pub(crate) policies: PolicyStore,
+    pub(crate) loads: Arc<PolicyLoads>,
+    pub(crate) listeners: Vec<Listening>,
+    pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
     pub(crate) drain: Drain,
@@ -102,26 +112,18 @@ impl Admin {
             "/readyz" => self.readyz(),
             "/metrics" => self.metrics(),
             "/version" => version(),
+            "/status" => self.status(),
             "/decisions" => self.decisions(request.uri().query()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "try /healthz /readyz /metrics /version /decisions\n",
+                "try /healthz /readyz /status /metrics /version /decisions\n",
             ),
         }
     }
 
     /// Ready when a call can be decided: with an SVID, with policies, and not draining.
     fn readyz(&self) -> Answer {
-        let mut reasons = Vec::new();
-        if self.drain.is_begun() {
-            reasons.push("draining");
-        }
-        if !self.identity.is_usable(SystemTime::now()) {
-            reasons.push("no_usable_svid");
-        }
-        if self.policies.current().is_none() {
-            reasons.push("no_policy");
-        }
+        let reasons = self.not_ready(SystemTime::now());
         let ready = reasons.is_empty();
         let status = if ready {
             StatusCode::OK
@@ -132,10 +134,30 @@ impl Admin {
         respond(status, JSON, format!("{document}\n"))
     }
 
-    fn metrics(&self) -> Answer {
-        if let Some(identity) = self.identity.current() {
-            self.metrics.svid_expires(identity.svid().not_after());
+    /// Why no call can be decided; nothing when one can.
+    fn not_ready(&self, now: SystemTime) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if self.drain.is_begun() {
+            reasons.push("draining");
         }
+        if !self.identity.is_usable(now) {
+            reasons.push("no_usable_svid");
+        }
+        if self.policies.current().is_none() {
+            reasons.push("no_policy");
+        }
+        reasons
+    }
+
+    fn status(&self) -> Answer {
+        let status = Status::of(self, SystemTime::now());
+        // Strings, numbers and lists: there is nothing here that JSON cannot say.
+        let text = serde_json::to_string_pretty(&status).unwrap_or_default();
+        respond(StatusCode::OK, JSON, text + "\n")
+    }
+
+    fn metrics(&self) -> Answer {
+        self.metrics.identity(&self.identity);
         respond(StatusCode::OK, OPENMETRICS, self.metrics.encode())
     }
 

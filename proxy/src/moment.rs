@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A moment in RFC 3339, UTC, in whole seconds; a fraction is dropped.
-pub(super) fn moment(at: SystemTime) -> String {
+pub(crate) fn moment(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     at.replace_nanosecond(0)
         .unwrap_or(at)
@@ -15,7 +15,7 @@ pub(super) fn moment(at: SystemTime) -> String {
 }
 
 /// A moment, and how far it is from `now`: `2026-03-01T10:00:00Z (in 59 min)`.
-pub(super) fn moment_from(at: SystemTime, now: SystemTime) -> String {
+pub(crate) fn moment_from(at: SystemTime, now: SystemTime) -> String {
     match at.duration_since(now) {
         Ok(left) => format!("{} (in {})", moment(at), span(left)),
         Err(over) => format!("{} ({} ago)", moment(at), span(over.duration())),
@@ -23,7 +23,7 @@ pub(super) fn moment_from(at: SystemTime, now: SystemTime) -> String {
 }
 
 /// A span of time in its two largest units, rounded down.
-pub(super) fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -1,0 +1,212 @@
+//! `wayleave status`: how a running sidecar is doing, asked of its admin listener.
+
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::report::{Format, count};
+use super::{FAILED, admin_client, report};
+use crate::admin::{
+    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
+};
+use crate::config;
+use crate::moment::span;
+
+const EXAMPLES: &str = "\
+Examples:
+  wayleave status
+  wayleave status --admin 127.0.0.1:15000
+  wayleave status --format json | jq .identity.svid.expires_in_seconds
+
+Exit status: 0 the sidecar answered, ready or not; 1 it did not; 2 usage.";
+
+/// Show a running sidecar's identity, trust bundles, policies and listeners
+///
+/// Sends GET /status to the admin listener.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct StatusArgs {
+    /// The admin listener's address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    admin: SocketAddr,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = config::duration)]
+    timeout: Duration,
+    /// The shape of the answer: text for people, JSON for programs
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// Why there is no status to show.
+#[derive(Debug, thiserror::Error)]
+enum StatusError {
+    #[error("no answer from {admin}; is a sidecar running there? --admin names its address")]
+    NoAnswer {
+        admin: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{admin} is not the admin listener of this version of wayleave: {detail}")]
+    NotStatus { admin: SocketAddr, detail: String },
+}
+
+/// Asks, shows, and says with which status the process should end.
+pub(super) fn run(args: &StatusArgs) -> ExitCode {
+    match ask(args) {
+        Ok((_, text)) if args.format == Format::Json => report::say(&text),
+        Ok((status, _)) => report::say(&render(&status)),
+        Err(error) => {
+            report::mistake(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The status, and the text of it.
+fn ask(args: &StatusArgs) -> Result<(Status, String), StatusError> {
+    let admin = args.admin;
+    let not_status = |detail: String| StatusError::NotStatus { admin, detail };
+    let answer = admin_client::exchange(admin, "/status", args.timeout, |_| false)
+        .map_err(|source| StatusError::NoAnswer { admin, source })?;
+    match admin_client::status(&answer) {
+        Some(200) => {}
+        Some(code) => return Err(not_status(format!("it answers with {code}"))),
+        None => return Err(not_status("it does not speak HTTP".to_owned())),
+    }
+    let body = admin_client::body(&answer).unwrap_or_default();
+    let status = serde_json::from_slice(body).map_err(|error| not_status(error.to_string()))?;
+    Ok((status, String::from_utf8_lossy(body).into_owned()))
+}
+
+fn render(status: &Status) -> String {
+    let mut text = String::new();
+    let ready = match status.ready {
+        true => "ready".to_owned(),
+        false => format!("NOT READY ({})", status.reasons.join(", ")),
+    };
+    let up = span(Duration::from_secs(status.uptime_seconds));
+    let _ = writeln!(text, "wayleave {}, {ready}, up {up}", status.version);
+    identity(&mut text, &status.identity);
+    policies(&mut text, &status.policies);
+    text.push_str("\nlisteners\n");
+    for listening in &status.listeners {
+        listener(&mut text, listening);
+    }
+    text
+}
+
+fn identity(text: &mut String, identity: &IdentityStatus) {
+    text.push_str("\nidentity\n");
+    match &identity.svid {
+        Some(svid) => own_svid(text, svid),
+        None => field(text, "SVID", "none"),
+    }
+    source(text, &identity.source);
+    text.push_str("\ntrust bundles\n");
+    for bundle in &identity.bundles {
+        trust_bundle(text, bundle);
+    }
+}
+
+fn own_svid(text: &mut String, svid: &SvidStatus) {
+    field(text, "SVID", &svid.id);
+    field(text, "serial", &svid.serial);
+    let until = format!("{} ({})", svid.not_after, distance(svid.expires_in_seconds));
+    field(text, "until", &until);
+    let use_since = format!("since {}, snapshot {}", svid.since, svid.generation);
+    field(text, "in use", &use_since);
+}
+
+fn source(text: &mut String, source: &Source) {
+    match (&source.next_rotation, source.next_rotation_in_seconds) {
+        (Some(at), Some(left)) => field(text, "rotation", &format!("{at} ({})", distance(left))),
+        _ => field(text, "rotation", "when the source sends a new one"),
+    }
+    let updates = count_of(source.updates, "update", "updates");
+    let failures = count_of(source.failures, "failure", "failures");
+    field(text, "source", &format!("{updates}, {failures}"));
+    if let Some(failure) = &source.last_failure {
+        let words = format!("{} {}", failure.at, failure.message.escape_debug());
+        field(text, "FAILING", &words);
+    }
+}
+
+fn trust_bundle(text: &mut String, bundle: &BundleStatus) {
+    let mut words = count(bundle.authorities, "authority", "authorities");
+    if bundle.authorities_not_valid > 0 {
+        let _ = write!(words, " ({} NOT VALID)", bundle.authorities_not_valid);
+    }
+    if let Some(sequence) = bundle.sequence {
+        let _ = write!(words, ", sequence {sequence}");
+    }
+    if bundle.revocation_lists > 0 {
+        let lists = count(
+            bundle.revocation_lists,
+            "revocation list",
+            "revocation lists",
+        );
+        let _ = write!(words, ", {lists}");
+    }
+    let age = span(Duration::from_secs(bundle.age_seconds));
+    let _ = writeln!(
+        text,
+        "  {}  {words}, unchanged for {age}",
+        bundle.trust_domain
+    );
+}
+
+fn policies(text: &mut String, policies: &PolicyStatus) {
+    text.push_str("\npolicies\n");
+    let in_force = count(policies.count, "policy", "policies");
+    field(text, "in force", &in_force);
+    if let Some(revision) = &policies.revision {
+        field(text, "revision", revision);
+    }
+    if let Some(loaded) = &policies.loaded {
+        field(text, "loaded", loaded);
+    }
+    if let Some(failed) = &policies.failed_load {
+        let words = format!("{}: the files have changed and do not load", failed.at);
+        field(text, "FAILED", &words);
+        for problem in &failed.problems {
+            let _ = writeln!(text, "            {}", problem.escape_debug());
+        }
+    }
+}
+
+fn listener(text: &mut String, listening: &Listening) {
+    let Listening { name, address, .. } = listening;
+    let (service, upstream) = (&listening.service, &listening.upstream);
+    let mut notes = String::new();
+    if listening.mode != "enforce" {
+        let _ = write!(notes, ", {} MODE", listening.mode.to_uppercase());
+    }
+    if listening.require_post_quantum {
+        notes.push_str(", post-quantum only");
+    }
+    let _ = writeln!(
+        text,
+        "  {name}  {address} for {service} at {upstream}{notes}"
+    );
+}
+
+fn field(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<9} {value}");
+}
+
+fn count_of(number: u64, one: &str, many: &str) -> String {
+    count(usize::try_from(number).unwrap_or(usize::MAX), one, many)
+}
+
+/// How far a moment is, in words.
+fn distance(seconds: i64) -> String {
+    let far = span(Duration::from_secs(seconds.unsigned_abs()));
+    match seconds < 0 {
+        true => format!("{far} ago"),
+        false => format!("in {far}"),
+    }
+}
