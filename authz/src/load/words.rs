@@ -58,6 +58,12 @@ fn remedy(message: &str, help: Option<String>) -> Option<String> {
         || message.contains("for Action::\"tcp:connect\" not found")
     {
         NO_PATH_IN_TCP
+    } else if message.contains("attribute `headers.") {
+        "policies read headers that are built in, or that an entities file declares: \
+         `schema: { headers: [x-name] }`"
+    } else if message.contains("attribute `claims.") {
+        "policies read claims that an entities file declares: \
+         `schema: { claims: { name: String } }`"
     } else if message == "unexpected end of input" {
         "a policy is `permit (…) when {…};`: look for a missing `;` or bracket"
     } else if message.starts_with("unable to find an applicable action") {

@@ -2,7 +2,6 @@
 //! and says why.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +12,7 @@ use wayleave_authz::{Action, Direction, Engine, RecordedFacts, RecordedRpc, Reco
 use wayleave_identity::SpiffeId;
 
 use super::policy_source::PolicySource;
+use super::records::Records;
 use super::report::{self, Format};
 use crate::protocol::canonical;
 use crate::record::replay::Recorded;
@@ -214,53 +214,22 @@ impl CallArgs {
     }
 }
 
-/// A file of records that could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the decision records in `{path}`")]
-pub(super) struct RecordsError {
-    path: String,
-    #[source]
-    source: std::io::Error,
-}
-
-/// The lines of a file of records, `-` for standard input.
-pub(super) fn read_records(path: &Path) -> Result<String, RecordsError> {
-    let mut text = String::new();
-    let read = match path == Path::new("-") {
-        true => std::io::stdin()
-            .lock()
-            .read_to_string(&mut text)
-            .map(|_| ()),
-        false => std::fs::read_to_string(path).map(|read| text = read),
-    };
-    match read {
-        Ok(()) => Ok(text),
-        Err(source) => Err(RecordsError {
-            path: path.display().to_string(),
-            source,
-        }),
-    }
-}
-
 fn explain_records(path: &Path, engine: &Engine, format: Format) -> ExitCode {
-    let text = match read_records(path) {
-        Ok(text) => text,
+    let mut records = match Records::open(path) {
+        Ok(records) => records,
         Err(error) => return report::mistake(&error),
     };
     let mut all_same = true;
-    for (index, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
-        match Recorded::read(line) {
+    for (line, record) in records.by_ref() {
+        match record {
             Ok(recorded) => all_same &= explain_record(&recorded, engine, format),
-            Err(error) => eprintln!("{}:{}: {error}", path.display(), index + 1),
+            Err(error) => eprintln!("{}:{line}: {error}", path.display()),
         }
     }
-    match all_same {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(super::FAILED),
+    match records.finish() {
+        Err(error) => report::mistake(&error),
+        Ok(()) if all_same => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(super::FAILED),
     }
 }
 

@@ -8,15 +8,18 @@ mod banner;
 mod ca;
 mod check;
 mod dev;
+mod diff;
 mod explain;
 mod inspect;
 mod logging;
 mod policy_source;
 mod ready;
+mod records;
 mod report;
 mod run;
 mod starter;
 mod status;
+mod test;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Decide a call offline and say why: the policies, their conditions, the nearest permits
     Explain(explain::ExplainArgs),
+    /// Run policy unit tests
+    Test(test::TestArgs),
+    /// Tell which recorded calls new policies would decide otherwise
+    Diff(diff::DiffArgs),
     /// Ask a running sidecar whether it is ready, as a container's health check
     Ready(ready::ReadyArgs),
     /// Show a running sidecar's identity, trust bundles, policies and listeners
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Ready(args) => ready::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Ca(args) => ca::run(args),
