@@ -11,10 +11,10 @@ mod support;
 
 use std::sync::Arc;
 
-use rustls::{AlertDescription, ClientConfig};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind};
 use support::handshake::{handshake, server};
 use support::{Chain, Root, client_config, expires_in, uri};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use wayleave_certs::tls::{ServerTls, ServerTlsOptions};
 use wayleave_certs::{Alpn, IdentityPublisher};
@@ -146,13 +146,19 @@ async fn never_resumes_a_session() {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let connector = TlsConnector::from(Arc::new(client.clone()));
         let name = "orders.shop.example".try_into().unwrap();
-        let (accepted, connected) = tokio::join!(server.accept(near), connector.connect(name, far));
-        accepted.unwrap();
-        let (_, connection) = connected.as_ref().unwrap().get_ref();
-        assert_eq!(
-            connection.handshake_kind(),
-            Some(rustls::HandshakeKind::Full)
-        );
+        let accept = async {
+            let (mut stream, _) = server.accept(near).await.unwrap();
+            stream.write_all(b"!").await.unwrap();
+        };
+        let connect = async {
+            let mut stream = connector.connect(name, far).await.unwrap();
+            // Tickets come before the first byte of data.
+            stream.read_exact(&mut [0]).await.unwrap();
+            stream
+        };
+        let ((), stream) = tokio::join!(accept, connect);
+        let (_, connection) = stream.get_ref();
+        assert_eq!(connection.handshake_kind(), Some(HandshakeKind::Full));
         assert_eq!(connection.tls13_tickets_received(), 0);
     }
 }
