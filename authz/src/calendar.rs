@@ -15,7 +15,7 @@ pub(crate) fn format(ms: i64) -> String {
     )
 }
 
-/// Reads what [`format`] writes; the fraction may have 0 to 9 digits, of which three count.
+/// Reads what [`format()`] writes; the fraction may have 0 to 9 digits, of which three count.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let bytes = text.strip_suffix('Z')?;
     let (date, time) = bytes.split_once('T')?;

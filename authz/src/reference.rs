@@ -19,7 +19,7 @@ use crate::{
         value::{Const, Net},
     },
     facts::{Claim, Claims, Facts, Headers, LAST_MILLISECOND, Principal, Tls},
-    snapshot::{EntityRef, Known, Snapshot, TypeId},
+    snapshot::{EntityRef, Snapshot},
 };
 
 /// Why facts could not be put to Cedar. Whoever meets it denies.
@@ -101,7 +101,7 @@ impl Translator {
             let Some(fields) = &known.attributes else {
                 continue;
             };
-            let mut attributes = self.own_attributes(known)?;
+            let mut attributes = Attributes::new();
             for (name, value) in fields {
                 attributes.insert(name.to_string(), expression(value, &uid_of)?);
             }
@@ -113,15 +113,6 @@ impl Translator {
             )?);
         }
         Entities::from_entities(entities, None).map_err(Inexpressible::because)
-    }
-
-    /// The attributes that a workload has by its name.
-    fn own_attributes(&self, known: &Known) -> Result<Attributes, Inexpressible> {
-        if known.type_id != TypeId::WORKLOAD {
-            return Ok(Attributes::new());
-        }
-        let id: SpiffeId = known.id.parse().map_err(Inexpressible::because)?;
-        Ok(workload_attributes(&id))
     }
 
     fn principal(&self, facts: &Facts<'_>) -> EntityUid {

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wayleave_identity::SpiffeId;
+
 use crate::{action::Action, compile::value::Const, hash::Table};
 
 /// An entity type by its number.
@@ -303,7 +305,6 @@ impl Builder {
         // These exist wherever they are named; the user's own entities only in entity files.
         let exists = [
             TypeId::SPIFFE_PATH,
-            TypeId::WORKLOAD,
             TypeId::GROUP,
             TypeId::SERVICE,
             TypeId::ACTION,
@@ -311,7 +312,10 @@ impl Builder {
         let mut attributes: Vec<Option<Attributes>> = self
             .uids
             .iter()
-            .map(|(type_id, _)| exists.contains(type_id).then(Attributes::default))
+            .map(|(type_id, id)| match *type_id {
+                TypeId::WORKLOAD => Some(workload_attributes(id)),
+                type_id => exists.contains(&type_id).then(Attributes::default),
+            })
             .collect();
         for ((type_name, id), fields) in &relations.attributes {
             let number = self.add(type_name, id);
@@ -459,6 +463,18 @@ impl Related<'_> {
             .filter_map(|prefix| self.snapshot.path(prefix))
             .collect()
     }
+}
+
+/// What a workload's name says of it, sorted by name.
+fn workload_attributes(id: &str) -> Attributes {
+    let Ok(id) = id.parse::<SpiffeId>() else {
+        return Attributes::default();
+    };
+    let text = |name: &str, value: &str| (name.into(), Const::Text(value.into()));
+    Box::new([
+        text("path", id.path()),
+        text("trust_domain", id.trust_domain().as_str()),
+    ])
 }
 
 /// The prefixes of a SPIFFE ID by whole segments, shortest first, the whole last.

@@ -228,12 +228,14 @@ fn leaf(choices: &mut Choices<'_>) -> String {
         17 => "Region::\"nowhere\".open".to_owned(),
         0 => format!("{} like \"{}\"", text(choices, 0), choices.one(&PATTERNS)),
         1 => format!("{} in {}", entity(choices), entity(choices)),
-        2 => format!(
-            "{} in [{}, {}]",
-            entity(choices),
-            entity(choices),
-            entity(choices)
-        ),
+        2 => {
+            let (one, other) = (choices.one(&GROUPS), choices.one(&GROUPS));
+            let who = choices.one(&["principal", "resource", "Region::\"eu\""]);
+            choices.one(&[
+                format!("{who} in [Group::\"{one}\", Group::\"{other}\"]"),
+                format!("{who} in [Region::\"world\".home, Region::\"world\"]"),
+            ])
+        }
         3 => choices
             .one(&[
                 "principal is Workload",
