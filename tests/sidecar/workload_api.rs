@@ -235,11 +235,11 @@ async fn refuses_to_serve_once_its_svid_has_expired() {
 
 #[tokio::test]
 async fn a_withdrawn_identity_ends_connections_and_readiness_until_it_is_back() {
-    let (sidecar, _upstream, agent) = running().await;
-    let socket = agent.socket.clone();
+    let (sidecar, _upstream, first) = running().await;
+    let socket = first.socket.clone();
     let mut held = sidecar.http1("frontend").await;
     assert_eq!(held.send(client::get("/")).await.status, 200);
-    agent.stop().await;
+    first.stop().await;
     let refusing = Agent::refuse(&socket, PERMISSION_DENIED);
     sidecar.until_readiness_is(503).await;
     within("the end of the connection", async {
