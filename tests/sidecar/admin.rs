@@ -5,9 +5,10 @@ use http::Request;
 use http_body_util::Full;
 
 use crate::support::client;
-use crate::support::eventually;
+use crate::support::process::wayleave;
 use crate::support::setup::{Setup, Sidecar};
 use crate::support::upstream::{Speaks, Upstream};
+use crate::support::{eventually, tool};
 
 async fn sidecar_after_two_calls() -> (Sidecar, Upstream) {
     let upstream = Upstream::start(Speaks::Http1).await;
@@ -158,4 +159,21 @@ async fn is_read_only() {
     for method in ["POST", "PUT", "DELETE"] {
         assert_eq!(ask(&sidecar, method, &own, None).await, 405, "{method}");
     }
+}
+
+#[tokio::test]
+async fn the_ready_command_tells_by_its_exit_status() {
+    let (mut sidecar, _upstream) = sidecar_after_two_calls().await;
+    let admin = sidecar.admin.to_string();
+    let ask = || async {
+        tool::run(wayleave().args(["ready", "--admin", &admin]))
+            .await
+            .0
+            .status
+            .code()
+    };
+    assert_eq!(ask().await, Some(0));
+    sidecar.process.signal("TERM").await;
+    sidecar.process.ended().await;
+    assert_eq!(ask().await, Some(1));
 }

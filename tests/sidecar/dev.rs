@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::client::{self, Answer, Http1};
 use crate::support::pki::Credentials;
@@ -68,7 +70,7 @@ impl Dev {
         format!("127.0.0.1:{port}").parse().unwrap()
     }
 
-    pub(super) async fn get(&self, caller: &str, path: &str) -> Answer {
+    async fn stream(&self, caller: &str) -> TlsStream<TcpStream> {
         let svid = self.directory.join("svids").join(caller);
         let credentials = Credentials {
             certificate: svid.join("svid.pem"),
@@ -77,8 +79,14 @@ impl Dev {
         };
         let bundle = read(&credentials.bundle).unwrap();
         let config = client::tls(Some(&credentials), &bundle, &["http/1.1"]);
-        let stream = client::handshake(self.address(), config).await.unwrap();
-        Http1::over(stream).await.send(client::get(path)).await
+        client::handshake(self.address(), config).await.unwrap()
+    }
+
+    pub(super) async fn get(&self, caller: &str, path: &str) -> Answer {
+        Http1::over(self.stream(caller).await)
+            .await
+            .send(client::get(path))
+            .await
     }
 
     async fn stop(mut self) {
@@ -274,5 +282,30 @@ async fn forwards_to_the_upstream_that_it_is_given() {
     );
     assert_eq!(dev.get("agent", "/").await.status, 403);
     assert_eq!(upstream.seen().len(), 1);
+    dev.stop().await;
+}
+
+/// What a peer sends must not steer the terminal of whoever reads the log; and colours are for
+/// terminals, which a pipe is not.
+#[tokio::test]
+async fn a_decision_line_holds_no_control_character() {
+    let parent = directory();
+    let dev = Dev::start(&parent.path().join("dev"), &[]).await;
+    for path in [
+        "/\u{9b}31mred",
+        "/a\u{202e}b",
+        "/\u{1b}[31mred",
+        "/%1B[31mred",
+        "/a/../b",
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let answer = client::raw(dev.stream("agent").await, request).await;
+        assert_eq!(client::status_of(&answer), 400, "{path:?}");
+    }
+    assert_eq!(dev.get("agent", "/last").await.status, 403);
+    dev.process.stdout.contains("/last").await;
+    let written = dev.process.stdout.text() + &dev.process.stderr.text();
+    let steers = |c: &char| (c.is_control() && *c != '\n') || *c == '\u{202e}';
+    assert_eq!(written.chars().find(steers), None, "{written:?}");
     dev.stop().await;
 }
