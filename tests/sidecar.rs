@@ -36,6 +36,7 @@ mod sidecar {
     mod record;
     mod refused;
     mod revocation;
+    mod status;
     mod streams;
     mod upstream_failures;
     mod workload_api;

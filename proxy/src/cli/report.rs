@@ -86,6 +86,18 @@ pub(crate) fn wants_color(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// A text that may hold a stranger's words, with everything escaped that would steer a terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut told = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => told.push(character),
+            _ => told.extend(character.escape_debug()),
+        }
+    }
+    told
+}
+
 /// A number with its noun.
 pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     match number {
@@ -101,6 +113,14 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("cannot start")]
     struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_strangers_words_do_not_steer_the_terminal() {
+        assert_eq!(
+            harmless("it's \"a\\b\": \u{1b}[31m\u{9b}\u{202e}\n"),
+            "it's \"a\\b\": \\u{1b}[31m\\u{9b}\\u{202e}\\n"
+        );
+    }
 
     #[test]
     fn tells_the_whole_chain_once() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::report::{Format, count};
+use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
     BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
@@ -130,7 +130,7 @@ fn source(text: &mut String, source: &Source) {
     let failures = count_of(source.failures, "failure", "failures");
     field(text, "source", &format!("{updates}, {failures}"));
     if let Some(failure) = &source.last_failure {
-        let words = format!("{} {}", failure.at, failure.message.escape_debug());
+        let words = format!("{} {}", failure.at, harmless(&failure.message));
         field(text, "FAILING", &words);
     }
 }
@@ -173,7 +173,7 @@ fn policies(text: &mut String, policies: &PolicyStatus) {
         let words = format!("{}: the files have changed and do not load", failed.at);
         field(text, "FAILED", &words);
         for problem in &failed.problems {
-            let _ = writeln!(text, "            {}", problem.escape_debug());
+            let _ = writeln!(text, "            {}", harmless(problem));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::findings::{
     Bundle, Certificate, Check, ClientCertificate, Facts, Findings, Kind, Tls, Verdict,
 };
-use crate::cli::report::count;
+use crate::cli::report::{count, harmless};
 use crate::moment::moment_from;
 
 /// Width of the column of rules.
@@ -19,7 +19,7 @@ pub(super) fn render(findings: &Findings) -> String {
         Kind::Bundle => "trust bundle",
         Kind::Peer => "live peer",
     };
-    let mut text = format!("{}: {what}\n", findings.target.escape_debug());
+    let mut text = format!("{}: {what}\n", harmless(&findings.target));
     if let Some(tls) = &findings.tls {
         render_tls(&mut text, tls);
     }
@@ -138,6 +138,6 @@ fn render_check(text: &mut String, check: &Check) {
             Verdict::NotChecked => "not checked: ",
             _ => "",
         };
-        let _ = writeln!(text, "          {not}{detail}");
+        let _ = writeln!(text, "          {not}{}", harmless(detail));
     }
 }
