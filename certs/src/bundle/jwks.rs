@@ -9,14 +9,13 @@ use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use wayleave_identity::TrustDomain;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::public_key::PublicKey;
 
+use super::jwk::{KeyParts, key_of};
 use super::{BundleError, TrustBundle};
 use crate::profile;
 
@@ -84,47 +83,6 @@ struct RawKey {
     x5c: Vec<String>,
     #[serde(flatten)]
     parts: KeyParts,
-}
-
-/// The parts of a public key that its certificate must agree with.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct KeyParts {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    crv: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    x: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    y: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    n: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    e: Option<String>,
-    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
-    public: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alg: Option<String>,
-}
-
-impl KeyParts {
-    /// Whether every part of a certificate's key is the same here; other members are free.
-    fn hold(&self, key: &Self) -> bool {
-        let parts = |k: &Self| {
-            let Self {
-                crv,
-                x,
-                y,
-                n,
-                e,
-                public,
-                alg,
-            } = k;
-            [crv, x, y, n, e, public, alg].map(Clone::clone)
-        };
-        let (mine, others) = (parts(self), parts(key));
-        mine.iter()
-            .zip(&others)
-            .all(|(mine, other)| other.is_none() || mine == other)
-    }
 }
 
 #[derive(Deserialize)]
@@ -253,7 +211,7 @@ impl RawBundle {
         (1..)
             .zip(&self.keys)
             .filter(|(_, key)| key.is_for_x509_svids())
-            .map(|(position, key)| key.certificate(position))
+            .filter_map(|(position, key)| key.certificate(position).transpose())
             .collect()
     }
 
@@ -273,7 +231,8 @@ impl RawKey {
         known && self.usage.as_deref() == Some("x509-svid")
     }
 
-    fn certificate(&self, position: usize) -> Result<CertificateDer<'static>, JwksError> {
+    /// None for a kind of key that X509-SVIDs are not verified with here.
+    fn certificate(&self, position: usize) -> Result<Option<CertificateDer<'static>>, JwksError> {
         let text = self
             .x5c
             .first()
@@ -281,89 +240,18 @@ impl RawKey {
         let der = STANDARD
             .decode(text)
             .map_err(|_| JwksError::NotBase64 { position })?;
-        if let Some((kty, parts)) = key_of(&der)
-            && (kty != self.kty || !self.parts.hold(&parts))
-        {
-            return Err(JwksError::OtherKey { position });
+        let Ok(certificate) = profile::parse(&der) else {
+            // What is wrong with it is told by whoever reads the bundle.
+            return Ok(Some(CertificateDer::from(der)));
+        };
+        match key_of(&certificate) {
+            // Nobody here could verify with it, so it is passed over like an unknown `kty`.
+            None => Ok(None),
+            Some((kty, parts)) if kty == self.kty && self.parts.hold(&parts) => {
+                Ok(Some(CertificateDer::from(der)))
+            }
+            Some(_) => Err(JwksError::OtherKey { position }),
         }
-        Ok(CertificateDer::from(der))
-    }
-}
-
-/// A certificate's key as a JWK has it; none for kinds that are not compared.
-fn key_of(der: &[u8]) -> Option<(&'static str, KeyParts)> {
-    let certificate = profile::parse(der).ok()?;
-    let encode = |bytes: &[u8]| Some(URL_SAFE_NO_PAD.encode(bytes));
-    match certificate.public_key().parsed().ok()? {
-        PublicKey::EC(point) => {
-            let (crv, size) = match point.key_size() {
-                256 => ("P-256", 32),
-                384 => ("P-384", 48),
-                521 => ("P-521", 66),
-                _ => return None,
-            };
-            let coordinates = point.data().get(1..)?;
-            let (x, y) = coordinates.split_at_checked(size)?;
-            let crv = Some(crv.to_owned());
-            let (x, y) = (encode(x), encode(y));
-            Some((
-                "EC",
-                KeyParts {
-                    crv,
-                    x,
-                    y,
-                    ..KeyParts::default()
-                },
-            ))
-        }
-        PublicKey::RSA(key) => {
-            let n = encode(profile::unsigned(key.modulus));
-            let e = encode(profile::unsigned(key.exponent));
-            Some((
-                "RSA",
-                KeyParts {
-                    n,
-                    e,
-                    ..KeyParts::default()
-                },
-            ))
-        }
-        PublicKey::Unknown(key) => other_key_of(&certificate, key),
-        _ => None,
-    }
-}
-
-/// Ed25519 (RFC 8037) and ML-DSA (draft-ietf-cose-dilithium).
-fn other_key_of(certificate: &X509Certificate<'_>, key: &[u8]) -> Option<(&'static str, KeyParts)> {
-    let key = Some(URL_SAFE_NO_PAD.encode(key));
-    let ml_dsa = |alg: &str| KeyParts {
-        alg: Some(alg.to_owned()),
-        public: key.clone(),
-        ..KeyParts::default()
-    };
-    match certificate
-        .public_key()
-        .algorithm
-        .algorithm
-        .to_id_string()
-        .as_str()
-    {
-        "1.3.101.112" => {
-            let crv = Some("Ed25519".to_owned());
-            let x = key;
-            Some((
-                "OKP",
-                KeyParts {
-                    crv,
-                    x,
-                    ..KeyParts::default()
-                },
-            ))
-        }
-        "2.16.840.1.101.3.4.3.17" => Some(("AKP", ml_dsa("ML-DSA-44"))),
-        "2.16.840.1.101.3.4.3.18" => Some(("AKP", ml_dsa("ML-DSA-65"))),
-        "2.16.840.1.101.3.4.3.19" => Some(("AKP", ml_dsa("ML-DSA-87"))),
-        _ => None,
     }
 }
 
@@ -393,7 +281,7 @@ impl BundleDocument {
     #[must_use]
     pub fn to_jwks(&self) -> String {
         let key = |der: &CertificateDer<'_>| {
-            let (kty, parts) = key_of(der)?;
+            let (kty, parts) = key_of(&profile::parse(der).ok()?)?;
             let x5c = [STANDARD.encode(der)];
             Some(WrittenKey {
                 kty,
@@ -538,6 +426,25 @@ mod tests {
         assert_eq!(swapped, JwksError::OtherKey { position: first });
         let junk = bent(|v| v["keys"][1]["x5c"] = json!(["AAAA"]));
         assert!(matches!(junk, JwksError::Bundle(_)), "{junk}");
+    }
+
+    #[test]
+    fn passes_over_a_certificate_whose_kind_of_key_nobody_verifies_with() {
+        let mut value = document();
+        let text = value["keys"][0]["x5c"][0].as_str().unwrap();
+        let der = STANDARD.decode(text).unwrap();
+        let ec_public_key = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+        let at = der
+            .windows(7)
+            .position(|bytes| bytes == ec_public_key)
+            .unwrap();
+        let mut unknown = der.clone();
+        unknown[at + 4] ^= 1;
+        value["keys"][0]["x5c"][0] = json!(STANDARD.encode(unknown));
+        let read = read(&value).unwrap();
+        assert_eq!(read.bundle.authorities().len(), 1);
+        let again = BundleDocument::from_jwks(trust_domain(), read.to_jwks().as_bytes());
+        assert_eq!(again.unwrap(), read);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Bundles are never pooled: a lookup names a trust domain and yields that domain's
 //! authorities alone.
 
+mod jwk;
 pub mod jwks;
 
 use std::collections::BTreeMap;
