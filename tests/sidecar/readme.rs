@@ -150,6 +150,9 @@ impl Reader {
     }
 
     async fn curl(&self, shown: &Shown) {
+        if tool::find("curl").is_none() {
+            return;
+        }
         let (_, port) = self
             .dev
             .as_ref()

@@ -48,12 +48,9 @@ impl Process {
 
     /// Sends a signal by name, for example `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
-        let mut kill = Command::new("kill");
-        let status = kill
-            .arg(format!("-{name}"))
-            .arg(self.pid().to_string())
-            .status()
-            .await;
+        // The shell's own `kill`: the program of that name is not on every machine.
+        let kill = format!("kill -{name} {}", self.pid());
+        let status = Command::new("sh").arg("-c").arg(kill).status().await;
         assert!(status.unwrap().success(), "could not send SIG{name}");
     }
 
