@@ -28,9 +28,11 @@ mod sidecar {
     mod handshake;
     mod hostile;
     mod identity;
+    mod identity_docs;
     mod inspect;
     mod limits;
     mod policy;
+    mod policy_tools;
     mod post_quantum;
     mod readme;
     mod record;

@@ -192,7 +192,7 @@ async fn the_help_of_every_command_has_examples() {
         .await
         .successful()
         .stdout();
-    for command in ["dev", "run", "check"] {
+    for command in ["dev", "run", "check", "ready", "ca", "inspect", "status"] {
         assert!(top.contains(command), "{top}");
         let help = tool::run(wayleave().args([command, "--help"]))
             .await

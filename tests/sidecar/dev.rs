@@ -64,7 +64,7 @@ impl Dev {
         }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         let url = self.curls[0].split("https://localhost:").nth(1).unwrap();
         let port: String = url.chars().take_while(char::is_ascii_digit).collect();
         format!("127.0.0.1:{port}").parse().unwrap()
@@ -89,7 +89,7 @@ impl Dev {
             .await
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.process.signal("TERM").await;
         assert_eq!(self.process.ended().await.code(), Some(0));
     }

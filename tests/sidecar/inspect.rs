@@ -181,11 +181,7 @@ async fn a_live_sidecar_shows_its_chain_to_one_without_a_certificate() {
     assert_eq!(status, 0, "{report:#}");
     assert_eq!(report["chain"][0]["id"], workload("app"));
     assert_eq!(report["tls"]["key_exchange"], "X25519MLKEM768");
-    let refused = &report["tls"]["client_certificate"]["refused"];
-    assert!(
-        refused.as_str().unwrap().contains("CertificateRequired"),
-        "{refused}"
-    );
+    assert_eq!(report["tls"]["client_certificate"], "required");
     upstream.assert_untouched();
 }
 
@@ -202,6 +198,21 @@ async fn a_live_sidecar_does_not_refuse_a_good_certificate() {
         ["leads to an authority in the bundle of its own trust domain"]
     );
     upstream.assert_untouched();
+}
+
+#[tokio::test]
+async fn a_live_sidecar_says_that_it_refuses_a_bad_certificate() {
+    let (sidecar, _upstream, address) = sidecar().await;
+    let leaf = Leaf {
+        expired: true,
+        ..Leaf::svid(&workload("frontend"))
+    };
+    let caller = sidecar.setup.credentials("late", &leaf);
+    let (cert, key) = (text(&caller.certificate), text(&caller.key));
+    let (_, report) = report(&[&address, "--cert", cert, "--key", key]).await;
+    let refused = &report["tls"]["client_certificate"]["refused"];
+    let alert = refused.as_str().unwrap();
+    assert!(alert.contains("CertificateExpired"), "{alert}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::support::process::Process;
 use crate::support::tool;
 
-fn repository() -> PathBuf {
+pub(super) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
@@ -21,14 +21,14 @@ fn repository() -> PathBuf {
 
 /// A command of the README, and the output that is shown below it.
 #[derive(Debug)]
-struct Shown {
-    command: String,
-    output: String,
+pub(super) struct Shown {
+    pub(super) command: String,
+    pub(super) output: String,
 }
 
 /// The commands in fences marked `sh` or `console`: in a console they follow `$ `, and
 /// what follows them is their output.
-fn commands(readme: &str) -> Vec<Shown> {
+pub(super) fn commands(readme: &str) -> Vec<Shown> {
     let mut shown: Vec<Shown> = Vec::new();
     let mut fence = None;
     for line in readme.lines() {
@@ -89,7 +89,7 @@ fn clone() -> tempfile::TempDir {
 
 /// What is left of an output when that is taken away which differs from run to run: ids,
 /// ports, sizes and times.
-fn shape(output: &str) -> String {
+pub(super) fn shape(output: &str) -> String {
     let lines = output
         .lines()
         .map(str::trim)

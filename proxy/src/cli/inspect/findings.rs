@@ -52,6 +52,8 @@ pub(super) enum ClientCertificate {
     NotRequested,
     /// It asked, and went on without one.
     Optional,
+    /// It asked, and ended the connection because it was shown none.
+    Required,
     /// It asked, and did not refuse the one that it was shown.
     NotRefused,
     /// It ended the connection with this alert.

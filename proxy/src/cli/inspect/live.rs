@@ -101,6 +101,7 @@ impl Client {
         }
         let mut byte = [0];
         match timeout(ALERT, stream.read(&mut byte)).await {
+            Ok(Err(_)) if self.shown.own.is_none() => ClientCertificate::Required,
             Ok(Err(error)) => ClientCertificate::Refused(error.to_string()),
             _ if self.shown.own.is_some() => ClientCertificate::NotRefused,
             _ => ClientCertificate::Optional,

@@ -52,6 +52,7 @@ fn render_tls(text: &mut String, tls: &Tls) {
     let client = match &tls.client_certificate {
         ClientCertificate::NotRequested => "not asked for".to_owned(),
         ClientCertificate::Optional => "asked for, and not insisted on".to_owned(),
+        ClientCertificate::Required => "asked for, and insisted on".to_owned(),
         ClientCertificate::NotRefused => "asked for, and not refused".to_owned(),
         ClientCertificate::Refused(alert) => format!("asked for, and refused: {alert}"),
     };
