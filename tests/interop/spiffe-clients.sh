@@ -29,7 +29,7 @@ go_client() {
     skip "go-spiffe (its modules cannot be downloaded)"
   else
     (cd tests/interop/go && timeout 300 go build -buildvcs=false -o "$scratch/interop" .)
-    "$scratch/interop" "$endpoint" "$own" "$sidecar" "https://localhost:$port$path"
+    "$scratch/interop" client "$endpoint" "$own" "$sidecar" "https://localhost:$port$path"
   fi
 }
 

@@ -74,3 +74,70 @@ build_wayleave() {
     wayleave="${CARGO_TARGET_DIR:-target}/debug/wayleave"
   fi
 }
+
+# write_config SOCKET UPSTREAM: a sidecar with the Workload API at SOCKET
+write_config() {
+  mkdir -p "$scratch/policies"
+  cat >"$scratch/policies/all.cedar" <<POLICY
+@id("all-may-call")
+permit (principal, action, resource in Service::"app");
+POLICY
+  cat >"$scratch/wayleave.yaml" <<CONFIG
+identity:
+  workload_api: { endpoint: "unix://$1" }
+policies: { paths: [policies] }
+admin: { listen: "127.0.0.1:0" }
+inbound:
+  - name: app
+    listen: 127.0.0.1:0
+    service: app
+    upstream: { address: "$2" }
+CONFIG
+}
+
+# Waits until the sidecar is ready, and sets $inbound and $admin to where it listens.
+wait_for_sidecar() {
+  wait_for 40 "the sidecar to be ready" grep -q '"message":"ready"' "$scratch/sidecar.log"
+  local line
+  line=$(grep '"message":"ready"' "$scratch/sidecar.log")
+  inbound=$(sed -n 's/.*"inbound":"\([^"]*\)".*/\1/p' <<<"$line")
+  admin=$(sed -n 's/.*"admin":"\([^"]*\)".*/\1/p' <<<"$line")
+}
+
+# How many SVIDs the sidecar has received.
+rotations() { grep -c 'identity received' "$scratch/sidecar.log" || true; }
+
+rotated_since() { [ "$(rotations)" -gt "$1" ]; }
+
+readiness_is() {
+  [ "$(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' "http://$admin/readyz")" = "$1" ]
+}
+
+# call CREDENTIALS [COUNT]: COUNT calls on one connection; their statuses, one a line
+call() {
+  curl --silent --max-time 20 --output /dev/null --write-out '%{http_code}\n' \
+    --cacert "$scratch/bundle.pem" --cert "$scratch/$1" --key "$scratch/$1" \
+    "https://localhost:${inbound##*:}/call/[1-${2:-1}]"
+}
+
+# expect STATUS CREDENTIALS WHEN
+expect() {
+  local status
+  status=$(call "$2") || true
+  [ "$status" = "$1" ] || fail "$2 $3 was answered with $status, not $1"
+}
+
+# Whether the handshake of CREDENTIALS fails.
+refused() { [ "$(call "$1" || true)" = 000 ]; }
+
+# load SECONDS CREDENTIALS: calls without a pause, each of which must be answered with 200
+load() {
+  local ends statuses total=0
+  ends=$(($(date +%s) + $1))
+  while [ "$(date +%s)" -lt "$ends" ]; do
+    statuses=$(call "$2" 20) || true
+    [ "$(grep -c '^200$' <<<"$statuses")" = 20 ] || fail "a call under load was lost: $statuses"
+    total=$((total + 20))
+  done
+  printf '%d calls in %d s, all answered with 200\n' "$total" "$1"
+}

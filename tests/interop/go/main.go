@@ -1,77 +1,50 @@
-// Command interop is a workload that knows go-spiffe and nothing of Wayleave: it gets its
-// X509-SVID and bundle from a Workload API and calls a sidecar with them.
+// Command interop holds the other side of Wayleave's interop tests, made with go-spiffe and
+// grpc-go, the stack that SPIRE is built on.
 //
-//	interop ENDPOINT OWN-ID PEER-ID URL
+//	interop client ENDPOINT OWN-ID PEER-ID URL   calls a sidecar
+//	interop agent SOCKET FOLDER LIFETIME         serves a Workload API
+//	interop upstream                             is the application behind a sidecar
 package main
 
 import (
-	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
-	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
 func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "usage: interop ENDPOINT OWN-ID PEER-ID URL")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
-		fmt.Fprintln(os.Stderr, "go-spiffe:", err)
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
 		os.Exit(1)
 	}
 }
 
-func run(endpoint, own, peer, url string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	source, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(workloadapi.WithAddr(endpoint)))
-	if err != nil {
-		return fmt.Errorf("no X509 source: %w", err)
-	}
-	defer source.Close()
-	svid, err := source.GetX509SVID()
-	if err != nil {
-		return fmt.Errorf("no SVID: %w", err)
-	}
-	if svid.ID.String() != own {
-		return fmt.Errorf("the SVID is that of %s, not of %s", svid.ID, own)
-	}
-	bundle, err := source.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
-	if err != nil || len(bundle.X509Authorities()) == 0 {
-		return fmt.Errorf("no bundle of %s: %v", svid.ID.TrustDomain(), err)
-	}
-	// The bundles alone come by a call of their own.
-	bundles, err := workloadapi.FetchX509Bundles(ctx, workloadapi.WithAddr(endpoint))
-	if err != nil || !bundles.Has(svid.ID.TrustDomain()) {
-		return fmt.Errorf("no bundles without an SVID: %v", err)
-	}
-	return call(ctx, source, spiffeid.RequireFromString(peer), url)
-}
-
-// call makes one call that policy allows and one that it denies.
-func call(ctx context.Context, source *workloadapi.X509Source, peer spiffeid.ID, url string) error {
-	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(peer))
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
-	for method, expected := range map[string]int{"GET": 200, "DELETE": 403} {
-		request, err := http.NewRequestWithContext(ctx, method, url, nil)
+func run(args []string) error {
+	switch {
+	case len(args) == 5 && args[0] == "client":
+		return client(args[1], args[2], args[3], args[4])
+	case len(args) == 4 && args[0] == "agent":
+		lifetime, err := time.ParseDuration(args[3])
 		if err != nil {
 			return err
 		}
-		response, err := client.Do(request)
-		if err != nil {
-			return fmt.Errorf("%s: %w", method, err)
-		}
-		response.Body.Close()
-		if response.StatusCode != expected {
-			return fmt.Errorf("%s was answered with %s, not %d", method, response.Status, expected)
-		}
-		fmt.Printf("go-spiffe: %s %s\n", method, response.Status)
+		return agent(args[1], args[2], lifetime)
+	case len(args) == 1 && args[0] == "upstream":
+		return upstream()
 	}
-	return nil
+	return fmt.Errorf("usage: interop client|agent|upstream ...")
+}
+
+// upstream answers every request, and says on its first line where it listens.
+func upstream() error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(listener.Addr())
+	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, r.Header.Get("X-Forwarded-Client-Cert"))
+	}))
 }
