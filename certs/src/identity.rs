@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use wayleave_identity::TrustDomain;
 
-use crate::verify::{self, Role, VerifyError};
+use crate::verify::{self, VerifyError};
 use crate::{Peer, Svid, TrustBundle, TrustBundles};
 
 /// Our own SVID and whom we trust, at one moment.
@@ -81,7 +81,7 @@ impl Identity {
         if verified.is_fresh(self.trust_generation, now) {
             return Ok(());
         }
-        verify::verify(verified.chain(), &self.bundles, Role::Client, now)?;
+        verify::verify(verified.chain(), &self.bundles, verified.role(), now)?;
         verified.renew(self.trust_generation);
         Ok(())
     }

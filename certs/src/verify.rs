@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use wayleave_identity::{SpiffeId, TrustDomain};
+use wayleave_identity::{SpiffeId, SpiffeIdPattern, TrustDomain};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
     RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
@@ -30,6 +30,7 @@ pub struct Verified {
     pub(crate) leaf_sha256: [u8; 32],
     pub(crate) not_after: SystemTime,
     chain: Vec<CertificateDer<'static>>,
+    role: Role,
     /// From when until when the answer would be the same with the same bundles.
     fresh: RangeInclusive<SystemTime>,
     trust_generation: AtomicU64,
@@ -99,6 +100,14 @@ pub enum VerifyError {
         /// What the intermediate names.
         found: TrustDomain,
     },
+    /// The peer is proved to be somebody, but not whom we called.
+    #[error("peer is `{found}`, not `{expected}`")]
+    UnexpectedIdentity {
+        /// Who it is, proved by its chain.
+        found: SpiffeId,
+        /// Whom we called.
+        expected: SpiffeIdPattern,
+    },
     /// A certificate of the chain was revoked.
     #[error(
         "peer claims to be `{id}`, but a certificate of its chain was revoked (leaf serial {serial})"
@@ -150,6 +159,7 @@ impl VerifyError {
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::IntermediateCannotSign { .. } => "intermediate_cannot_sign",
             Self::IntermediateOfOtherTrustDomain { .. } => "intermediate_of_other_trust_domain",
+            Self::UnexpectedIdentity { .. } => "unexpected_identity",
             Self::Revoked { .. } => "revoked",
             Self::RevocationListExpired { .. } => "revocation_list_expired",
             Self::NoCertificate => "no_certificate",
@@ -197,6 +207,7 @@ pub fn verify(
         leaf: parsed,
         not_after,
         chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        role,
         fresh: now..=fresh_until,
         trust_generation: AtomicU64::new(0),
     })
@@ -377,6 +388,11 @@ impl Verified {
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
+    }
+
+    /// In which role the peer has shown the chain.
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// Whether verifying again at `now`, with the bundles of this generation, is sure to end

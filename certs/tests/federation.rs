@@ -252,7 +252,7 @@ async fn refuses_an_endpoint_that_is_somebody_else() {
     let other = partner.config(&endpoint, partner.spiffe("spiffe://partner.example/other"));
     let words = failure(other).await;
     assert!(
-        words.contains("the server is `spiffe://partner.example/bundles`, not"),
+        words.contains("peer is `spiffe://partner.example/bundles`, not"),
         "{words}"
     );
 

@@ -21,6 +21,7 @@ type Key = [u8; 32];
 /// A bounded set of verified chains.
 #[derive(Debug)]
 pub(crate) struct ChainCache {
+    role: Role,
     capacity: usize,
     halves: Mutex<Halves>,
 }
@@ -34,8 +35,10 @@ struct Halves {
 }
 
 impl ChainCache {
-    pub(crate) fn new(capacity: usize) -> Self {
+    /// For peers that show their chains in one role.
+    pub(crate) fn new(role: Role, capacity: usize) -> Self {
         Self {
+            role,
             capacity,
             halves: Mutex::default(),
         }
@@ -56,7 +59,7 @@ impl ChainCache {
         {
             return Ok(known);
         }
-        let verified = verify::verify(chain, identity.bundles(), Role::Client, now)?;
+        let verified = verify::verify(chain, identity.bundles(), self.role, now)?;
         verified.renew(generation);
         let verified = Arc::new(verified);
         self.insert(key, Arc::clone(&verified));

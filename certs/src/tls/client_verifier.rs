@@ -97,7 +97,7 @@ impl ClientCertVerifier for SvidClientVerifier {
 }
 
 /// The error that makes rustls send the most telling alert (RFC 8446 §6.2).
-fn alert_for(error: &VerifyError) -> CertificateError {
+pub(super) fn alert_for(error: &VerifyError) -> CertificateError {
     match error {
         VerifyError::UnknownAuthority { .. } | VerifyError::UnknownTrustDomain { .. } => {
             CertificateError::UnknownIssuer

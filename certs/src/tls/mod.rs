@@ -4,15 +4,19 @@
 //! the revocation of the SVID that it was given for.
 
 mod chain_cache;
+mod client;
 mod client_verifier;
 mod fips;
 mod handshake_error;
+mod negotiated;
 mod provider;
 mod server;
 mod server_verifier;
 
+pub use client::{ClientTls, ClientTlsOptions};
+pub(crate) use client_verifier::{OUTCOME, Outcome};
 pub use fips::{FipsError, check_fips, is_fips_build};
 pub use handshake_error::HandshakeError;
 pub use provider::{crypto_provider, group_name, is_post_quantum};
 pub use server::{ServerTls, ServerTlsOptions};
-pub(crate) use server_verifier::{SvidServerVerifier, words};
+pub(crate) use server_verifier::{SvidServerVerifier, Trust};

@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,11 +15,10 @@ use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
 use super::fips::check_config;
 use super::handshake_error::HandshakeError;
-use super::provider::{
-    crypto_provider, group_name, is_post_quantum, post_quantum_groups, post_quantum_provider,
-};
-use crate::verify::Verified;
-use crate::{Alpn, Identity, IdentityReader, Peer, TlsInfo};
+use super::negotiated::peer;
+use super::provider::{crypto_provider, post_quantum_groups, post_quantum_provider};
+use crate::verify::Role;
+use crate::{Alpn, Identity, IdentityReader, Peer};
 
 /// What a listener may choose about its TLS.
 #[derive(Debug, Clone)]
@@ -63,7 +62,7 @@ impl ServerTls {
     /// Serves with whatever identity is current at each handshake.
     #[must_use]
     pub fn new(reader: IdentityReader, options: ServerTlsOptions) -> Self {
-        let cache = Arc::new(ChainCache::new(options.cached_chains));
+        let cache = Arc::new(ChainCache::new(Role::Client, options.cached_chains));
         Self {
             reader,
             options,
@@ -89,7 +88,9 @@ impl ServerTls {
         let result = OUTCOME.scope(Arc::clone(&outcome), handshake).await;
         match (result, outcome.get()) {
             (Ok(stream), Some(Ok(verified))) => {
-                let peer = peer(stream.get_ref().1, Arc::clone(verified))?;
+                let connection = stream.get_ref().1;
+                let sni = connection.server_name().map(Box::from);
+                let peer = peer(connection, sni, Arc::clone(verified))?;
                 Ok((stream, peer))
             }
             (_, Some(Err(error))) => Err(error.clone().into()),
@@ -156,23 +157,4 @@ impl ServerTls {
             .collect();
         Ok(config)
     }
-}
-
-fn peer(connection: &ServerConnection, verified: Arc<Verified>) -> Result<Peer, HandshakeError> {
-    let group = connection
-        .negotiated_key_exchange_group()
-        .ok_or(HandshakeError::Unverified)?
-        .name();
-    let alpn = match connection.alpn_protocol() {
-        Some(b"h2") => Alpn::Http2,
-        _ => Alpn::Http1,
-    };
-    let tls = TlsInfo {
-        version: "1.3",
-        key_exchange: group_name(group),
-        post_quantum: is_post_quantum(group),
-        alpn,
-        sni: connection.server_name().map(Box::from),
-    };
-    Ok(Peer::new(verified, tls))
 }

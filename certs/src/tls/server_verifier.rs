@@ -3,38 +3,58 @@
 //! A server's name is its SPIFFE ID; the DNS name or address that was dialled proves nothing
 //! and is not looked at.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
-use wayleave_identity::SpiffeId;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use wayleave_identity::SpiffeIdPattern;
 
+use super::chain_cache::ChainCache;
+use super::client_verifier::{OUTCOME, alert_for};
 use super::provider::crypto_provider;
-use crate::TrustBundles;
-use crate::verify::{self, Role};
+use crate::verify::{self, Role, Verified, VerifyError};
+use crate::{Identity, TrustBundles};
 
-/// Accepts exactly one SPIFFE ID.
+/// Accepts the workloads that are meant.
 #[derive(Debug)]
 pub(crate) struct SvidServerVerifier {
-    bundles: TrustBundles,
-    expected: SpiffeId,
+    trust: Trust,
+    expected: SpiffeIdPattern,
 }
 
-/// The server is somebody else.
-#[derive(Debug, thiserror::Error)]
-#[error("the server is `{found}`, not `{expected}`")]
-struct OtherServer {
-    expected: SpiffeId,
-    found: SpiffeId,
+/// What a server's chain is verified against.
+#[derive(Debug)]
+pub(crate) enum Trust {
+    /// Bundles that are not those of an identity.
+    Bundles(TrustBundles),
+    /// A snapshot of our identity; who was verified before is remembered.
+    Identity(Arc<Identity>, Arc<ChainCache>),
 }
 
 impl SvidServerVerifier {
-    pub(crate) fn new(bundles: TrustBundles, expected: SpiffeId) -> Self {
-        Self { bundles, expected }
+    pub(crate) fn new(trust: Trust, expected: SpiffeIdPattern) -> Self {
+        Self { trust, expected }
+    }
+
+    fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, VerifyError> {
+        let verified = match &self.trust {
+            Trust::Bundles(bundles) => Arc::new(verify::verify(chain, bundles, Role::Server, now)?),
+            Trust::Identity(identity, cache) => cache.verify(chain, identity, now)?,
+        };
+        if !self.expected.matches(verified.id()) {
+            return Err(VerifyError::UnexpectedIdentity {
+                found: verified.id().clone(),
+                expected: self.expected.clone(),
+            });
+        }
+        Ok(verified)
     }
 }
 
@@ -52,15 +72,14 @@ impl ServerCertVerifier for SvidServerVerifier {
             .chain(intermediates)
             .cloned()
             .collect();
-        let verified = verify::verify(&chain, &self.bundles, Role::Server, now)
-            .map_err(|error| refusal(Arc::new(error)))?;
-        if *verified.id() != self.expected {
-            return Err(refusal(Arc::new(OtherServer {
-                expected: self.expected.clone(),
-                found: verified.id().clone(),
-            })));
-        }
-        Ok(ServerCertVerified::assertion())
+        let outcome = self.verify(&chain, now);
+        let answer = match &outcome {
+            Ok(_) => Ok(ServerCertVerified::assertion()),
+            Err(error) => Err(Error::InvalidCertificate(alert_for(error))),
+        };
+        // SECURITY: without a slot nothing is recorded, and `connect` makes no peer of it.
+        let _ = OUTCOME.try_with(|slot| slot.set(outcome));
+        answer
     }
 
     fn verify_tls12_signature(
@@ -87,22 +106,5 @@ impl ServerCertVerifier for SvidServerVerifier {
         crypto_provider()
             .signature_verification_algorithms
             .supported_schemes()
-    }
-}
-
-fn refusal(error: Arc<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(error)))
-}
-
-/// What a failed handshake says in words: rustls prints a refusal of ours by its fields.
-pub(crate) fn words(error: &io::Error) -> String {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>());
-    match tls {
-        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(refusal)))) => {
-            refusal.to_string()
-        }
-        _ => error.to_string(),
     }
 }

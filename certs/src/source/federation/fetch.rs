@@ -15,13 +15,15 @@ use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use wayleave_identity::SpiffeId;
+use tokio_rustls::client::TlsStream;
+use wayleave_identity::{SpiffeId, SpiffeIdPattern};
 
 use super::FederationConfig;
 use super::endpoint::{EndpointUrl, EndpointUrlError};
 use crate::TrustBundles;
 use crate::bundle::{BundleDocument, JwksError};
-use crate::tls::{SvidServerVerifier, crypto_provider, words};
+use crate::tls::{OUTCOME, Outcome, SvidServerVerifier, Trust, crypto_provider};
+use crate::verify::VerifyError;
 
 /// The largest bundle document.
 const SIZE_LIMIT: usize = 4 * 1024 * 1024;
@@ -48,8 +50,11 @@ pub enum FetchBundleError {
     /// The host does not answer.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
-    /// The server did not prove who it is, or TLS failed otherwise.
-    #[error("TLS failed: {}", words(.0))]
+    /// The endpoint is not the workload that it has to be.
+    #[error("the endpoint is not accepted: {0}")]
+    Endpoint(#[source] VerifyError),
+    /// The host did not prove who it is, or TLS failed otherwise.
+    #[error("TLS failed: {0}")]
     Tls(#[source] io::Error),
     /// The host is not a name that a certificate can have.
     #[error("the host cannot be verified: {0}")]
@@ -149,10 +154,7 @@ async fn get(url: &EndpointUrl, server: &Server) -> Result<Response<Incoming>, F
     let stream = TcpStream::connect((url.host(), url.port()))
         .await
         .map_err(FetchBundleError::Connect)?;
-    let stream = TlsConnector::from(Arc::new(client_config(server)?))
-        .connect(name, stream)
-        .await
-        .map_err(FetchBundleError::Tls)?;
+    let stream = handshake(client_config(server)?, name, stream).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
@@ -166,6 +168,21 @@ async fn get(url: &EndpointUrl, server: &Server) -> Result<Response<Incoming>, F
         .body(Empty::<Bytes>::new())
         .map_err(|error| FetchBundleError::Body(error.into()))?;
     Ok(sender.send_request(request).await?)
+}
+
+/// The handshake, with the words of our own verifier where it refuses.
+async fn handshake(
+    config: ClientConfig,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, FetchBundleError> {
+    let outcome = Outcome::default();
+    let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let result = OUTCOME.scope(Arc::clone(&outcome), connect).await;
+    result.map_err(|error| match outcome.get() {
+        Some(Err(refusal)) => FetchBundleError::Endpoint(refusal.clone()),
+        _ => FetchBundleError::Tls(error),
+    })
 }
 
 fn client_config(server: &Server) -> Result<ClientConfig, FetchBundleError> {
@@ -183,7 +200,10 @@ fn client_config(server: &Server) -> Result<ClientConfig, FetchBundleError> {
             builder.with_webpki_verifier(verifier).with_no_client_auth()
         }
         Server::Spiffe(id, bundles) => {
-            let verifier = SvidServerVerifier::new(bundles.clone(), id.clone());
+            let verifier = SvidServerVerifier::new(
+                Trust::Bundles(bundles.clone()),
+                SpiffeIdPattern::Exact(id.clone()),
+            );
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier))
