@@ -106,7 +106,7 @@ pub enum VerifyError {
         /// Who it is, proved by its chain.
         found: SpiffeId,
         /// Whom we called.
-        expected: SpiffeIdPattern,
+        expected: Box<SpiffeIdPattern>,
     },
     /// A certificate of the chain was revoked.
     #[error(

@@ -179,7 +179,7 @@ async fn refuses_a_classical_key_exchange_where_post_quantum_is_required() {
     let mut classical = wayleave_certs::tls::crypto_provider().as_ref().clone();
     classical
         .kx_groups
-        .retain(|group| group.name() == rustls::NamedGroup::X25519);
+        .retain(|group| group.name() == rustls::NamedGroup::secp256r1);
     let client = client_config_with(&cart, classical);
     let (accepted, _) = handshake(&server, client).await;
     assert_eq!(accepted.unwrap_err().reason_code(), "no_post_quantum");

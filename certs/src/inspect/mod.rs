@@ -2,7 +2,7 @@
 //! each rule stands.
 //!
 //! For people who want to know why a handshake fails. Nothing here makes a [`Peer`](crate::Peer)
-//! or an [`Svid`](crate::Svid); the rules for a leaf are the very ones that a handshake goes by.
+//! or an [`Svid`]; the rules for a leaf are the very ones that a handshake goes by.
 
 mod bundle;
 mod certificate;

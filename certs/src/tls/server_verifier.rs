@@ -51,7 +51,7 @@ impl SvidServerVerifier {
         if !self.expected.matches(verified.id()) {
             return Err(VerifyError::UnexpectedIdentity {
                 found: verified.id().clone(),
-                expected: self.expected.clone(),
+                expected: Box::new(self.expected.clone()),
             });
         }
         Ok(verified)
