@@ -78,7 +78,7 @@ pub struct RecordedFacts {
     /// The HTTP method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The query.
+    /// The query, where policies read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     /// The values of the headers that policies read, by lower-case name.
@@ -203,7 +203,10 @@ impl RecordedFacts {
                 post_quantum: tls.post_quantum,
             }),
             method: context.method.map(str::to_owned),
-            query: context.query.map(str::to_owned),
+            query: context
+                .query
+                .filter(|_| engine.reads_query())
+                .map(str::to_owned),
             headers: BTreeMap::new(),
             withheld: Vec::new(),
             claims: BTreeMap::new(),

@@ -5,13 +5,16 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A moment in RFC 3339, UTC, in whole seconds; a fraction is dropped.
+/// A moment in RFC 3339, UTC, in whole seconds; a fraction is dropped. Moments before 1970 are
+/// told as 1970.
 pub(crate) fn moment(at: SystemTime) -> String {
-    let at = OffsetDateTime::from(at);
-    at.replace_nanosecond(0)
-        .unwrap_or(at)
-        .format(&Rfc3339)
-        .unwrap_or_default()
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since.map_or(Ok(0), |since| i64::try_from(since.as_secs()));
+    let at = seconds.map(OffsetDateTime::from_unix_timestamp);
+    match at {
+        Ok(Ok(at)) => at.format(&Rfc3339).unwrap_or_default(),
+        _ => "after the year 9999".to_owned(),
+    }
 }
 
 /// A moment, and how far it is from `now`: `2026-03-01T10:00:00Z (in 59 min)`.
@@ -49,6 +52,14 @@ mod tests {
         ] {
             assert_eq!(span(Duration::from_secs(seconds)), told);
         }
+    }
+
+    #[test]
+    fn no_moment_is_too_far() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60);
+        assert_eq!(moment(far), "after the year 9999");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(moment(before), "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -8,6 +8,9 @@ use wayleave_certs::{IdentityReader, Peer};
 /// How often trust is looked at without an event: a clock that jumped or slept tells nobody.
 const RECHECK: Duration = Duration::from_secs(30);
 
+/// A certificate is valid to the end of its last second (RFC 5280 section 4.1.2.5).
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
 /// A peer, and the snapshots by which it is trusted.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
@@ -53,11 +56,8 @@ impl Trust {
                     }
                 }
             }
-            let left = self
-                .peer
-                .not_after()
-                .duration_since(now)
-                .unwrap_or_default();
+            let left = self.peer.not_after().duration_since(now);
+            let left = left.unwrap_or_default() + LAST_SECOND;
             tokio::select! {
                 () = self.identity.changed() => {}
                 () = tokio::time::sleep(left.min(RECHECK)) => {}

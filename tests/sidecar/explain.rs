@@ -9,7 +9,8 @@ use crate::support::upstream::{Speaks, Upstream};
 
 const POLICY: &str = r#"@id("readers")
 permit (principal, action in Action::"http:read", resource in Service::"app")
-when { context.headers["user-agent"].contains("reader") && resource.path like "/orders/*" };
+when { context.headers["user-agent"].contains("reader") && resource.path like "/orders/*"
+  && context has query && context.query == "full=1" };
 "#;
 
 async fn explain(setup: &Setup, arguments: &[&str]) -> Finished {
@@ -23,7 +24,12 @@ async fn explain(setup: &Setup, arguments: &[&str]) -> Finished {
 async fn a_deny_names_the_nearest_permit_and_the_condition_that_failed() {
     let setup = Setup::new("127.0.0.1:9");
     setup.write_policy(POLICY);
-    let call = ["--path", "/orders/7", "--header", "user-agent: other"];
+    let call = [
+        "--path",
+        "/orders/7?full=1",
+        "--header",
+        "user-agent: other",
+    ];
     let told = explain(&setup, &call).await.successful().stdout();
     assert!(told.starts_with("deny (no_matching_policy)"), "{told}");
     assert!(told.contains("nearest permit: readers"), "{told}");
@@ -31,7 +37,7 @@ async fn a_deny_names_the_nearest_permit_and_the_condition_that_failed() {
     assert!(told.contains("contains(\"reader\")` is false"), "{told}");
     let call = [
         "--path",
-        "/orders/7?x",
+        "/orders/7?full=1",
         "--header",
         "User-Agent: reader",
         "--format",

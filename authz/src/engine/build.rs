@@ -54,6 +54,7 @@ impl Parts {
             conditions: conditions.into(),
             program,
             headers_read: headers_read(&self.policies, &self.declared),
+            reads_query: reads_query(&self.policies),
             statics: OnceLock::new(),
             translator: self.translator,
             declared: self.declared,
@@ -128,6 +129,12 @@ fn headers_read(policies: &[CheckedPolicy], declared: &Declared) -> Box<[Box<str
         texts.any(|text| text.contains("headers") && text.contains(&***header))
     });
     read.cloned().collect()
+}
+
+/// Whether the word stands somewhere in the policies.
+fn reads_query(policies: &[CheckedPolicy]) -> bool {
+    let mut texts = policies.iter().map(|policy| policy.origin.text());
+    texts.any(|text| text.contains("query"))
 }
 
 /// A failure that no input should be able to cause; told as a problem, never a panic.

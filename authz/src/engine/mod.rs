@@ -106,6 +106,7 @@ pub struct Engine {
     snapshot: Snapshot,
     declared: Declared,
     headers_read: Box<[Box<str>]>,
+    reads_query: bool,
     translator: Translator,
     /// The snapshot as Cedar has it, for policies that are left to Cedar. Made at load where
     /// there are such policies; none where it cannot be made.
@@ -191,6 +192,13 @@ impl Engine {
             Condition::Cedar(alone) => Some((id, alone.1.to_string())),
             Condition::Compiled(_) => None,
         })
+    }
+
+    /// Whether policies read the query. Where none does, records leave it out: it may hold
+    /// secrets.
+    #[must_use]
+    pub fn reads_query(&self) -> bool {
+        self.reads_query
     }
 
     /// The headers that policies read, by lower-case name.

@@ -74,6 +74,7 @@ impl Enforcer {
             action: action.as_str(),
             port: self.port,
             headers,
+            query: engine.reads_query(),
             decision,
             took: began.elapsed(),
         });

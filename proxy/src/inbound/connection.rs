@@ -97,14 +97,16 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
     };
     // What has not finished by the end of this is cut when `serving` is dropped.
     tokio::select! {
-        result = &mut serving => return result,
-        () = unused(connection) => {}
-        () = connection.drain.cut() => connection.origin.calls.cut(Failure::Drained),
+        // First: an idle connection finishes at once, and what ended it must be told all the same.
+        biased;
         ended = distrusted => {
             tell_distrust(connection, &ended);
             connection.origin.calls.cut(Failure::TrustEnded);
             return tokio::time::timeout(limits.trust_grace, serving).await.unwrap_or(Ok(()));
         }
+        result = &mut serving => return result,
+        () = unused(connection) => {}
+        () = connection.drain.cut() => connection.origin.calls.cut(Failure::Drained),
     }
     Ok(())
 }

@@ -58,6 +58,7 @@ pub(crate) struct DecisionRecord {
     pub(super) refused_target: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) headers: RecordedHeaders,
+    pub(super) with_query: bool,
     pub(super) action: Option<&'static str>,
     pub(super) decision: Option<Decision>,
     pub(super) effect: Effect,
@@ -82,6 +83,7 @@ impl DecisionRecord {
             refused_target: None,
             port: None,
             headers: RecordedHeaders::default(),
+            with_query: false,
             action: None,
             decision: None,
             effect: Effect::Deny,
@@ -111,7 +113,8 @@ impl Serialize for DecisionRecord {
             "method",
             &self.call.as_ref().map(|call| call.method().as_str()),
         )?;
-        if let Some(query) = self.call.as_ref().and_then(Call::query) {
+        let query = self.call.as_ref().and_then(Call::query);
+        if let Some(query) = query.filter(|_| self.with_query) {
             map.serialize_entry("query", query)?;
         }
         if !self.headers.values.is_empty() {

@@ -71,6 +71,8 @@ pub(crate) struct Decided {
     pub(crate) port: u16,
     /// The headers that policies read.
     pub(crate) headers: RecordedHeaders,
+    /// Whether policies read the query: only then is it recorded.
+    pub(crate) query: bool,
     pub(crate) decision: Decision,
     /// How long the evaluation took.
     pub(crate) took: Duration,
@@ -136,6 +138,7 @@ impl Entry {
             record.action = Some(decided.action);
             record.port = Some(decided.port);
             record.headers = decided.headers;
+            record.with_query = decided.query;
             record.decision = Some(decided.decision);
             record.decision_time = decided.took;
         });

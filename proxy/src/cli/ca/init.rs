@@ -7,9 +7,8 @@ use clap::Args;
 use wayleave_certs::ca::CertificateAuthority;
 use wayleave_identity::TrustDomain;
 
-use super::{CaCommandError, directory};
+use super::{CaCommandError, directory, lifetime};
 use crate::cli::banner::quote;
-use crate::config;
 use crate::moment::moment;
 
 const EXAMPLES: &str = "\
@@ -30,7 +29,7 @@ pub(super) struct InitArgs {
     #[arg(long, value_name = "NAME")]
     trust_domain: TrustDomain,
     /// How long the CA is valid
-    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = config::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = lifetime)]
     lifetime: Duration,
 }
 

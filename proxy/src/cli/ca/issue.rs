@@ -9,10 +9,9 @@ use rustls::pki_types::DnsName;
 use wayleave_certs::ca::SvidRequest;
 use wayleave_identity::SpiffeId;
 
-use super::CaCommandError;
 use super::directory::{self, Papers};
+use super::{CaCommandError, lifetime};
 use crate::cli::banner::quote;
-use crate::config;
 use crate::moment::moment;
 
 const EXAMPLES: &str = "\
@@ -42,7 +41,7 @@ pub(super) struct IssueArgs {
     #[arg(long, value_name = "IP")]
     ip: Vec<IpAddr>,
     /// How long the SVID is valid; never beyond the CA's own end
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = config::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
     lifetime: Duration,
     /// Where the three files go; made when it is not there
     #[arg(long, value_name = "DIR")]

@@ -11,13 +11,14 @@ mod issue;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use wayleave_certs::bundle::BundleError;
 use wayleave_certs::ca::CaError;
 
 use super::report;
+use crate::config;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,6 +62,15 @@ pub(super) fn run(args: CaArgs) -> ExitCode {
     match done {
         Ok(told) => report::say(&told),
         Err(error) => report::mistake(&error),
+    }
+}
+
+/// A lifetime that a certificate, which knows no fractions of a second, can have.
+fn lifetime(text: &str) -> Result<Duration, &'static str> {
+    let lifetime = config::duration(text)?;
+    match lifetime.as_secs() {
+        0 => Err("expected at least `1s`"),
+        _ => Ok(lifetime),
     }
 }
 
