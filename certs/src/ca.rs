@@ -21,6 +21,10 @@ use crate::profile::{self, ProfileError};
 /// How far a new certificate reaches back, for clocks that are behind ours.
 const BACKDATE: Duration = Duration::from_secs(60);
 
+/// The last second of the year 9999, the latest moment that a certificate can say (RFC 5280
+/// §4.1.2.5), since 1970.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
+
 /// The longest name that a subject may hold (RFC 5280, `ub-common-name`).
 const MAX_COMMON_NAME: usize = 64;
 
@@ -102,7 +106,7 @@ pub enum CaError {
     #[error("the certificate could not be made: {0}")]
     Generate(#[from] rcgen::Error),
     /// The moment lies outside of what a certificate can say.
-    #[error("the lifetime is too long for a certificate")]
+    #[error("the lifetime is too long; a certificate cannot reach beyond the year 9999")]
     Lifetime,
 }
 
@@ -281,6 +285,10 @@ fn validity(now: SystemTime, lifetime: Duration) -> Result<CertificateParams, Ca
     let mut params = CertificateParams::default();
     let from = now.checked_sub(BACKDATE).ok_or(CaError::Lifetime)?;
     let until = now.checked_add(lifetime).ok_or(CaError::Lifetime)?;
+    let end = SystemTime::UNIX_EPOCH + END_OF_TIME;
+    if until > end {
+        return Err(CaError::Lifetime);
+    }
     params.not_before = from.into();
     params.not_after = until.into();
     Ok(params)

@@ -131,12 +131,36 @@ async fn mistakes_are_one_clear_line() {
             ],
             "has no path",
         ),
+        (
+            &[
+                "init",
+                "--dir",
+                "x",
+                "--trust-domain",
+                "shop.example",
+                "--lifetime",
+                "999999999h",
+            ],
+            "year 9999",
+        ),
     ] {
         let finished = ca(folder.path(), arguments).await;
         let told = finished.stderr();
         assert_eq!(finished.0.status.code(), Some(2), "{told}");
         assert_eq!(told.lines().count(), 1, "{told}");
         assert!(told.contains(words), "no `{words}` in {told}");
+    }
+    assert!(!folder.path().join("x").exists());
+}
+
+#[tokio::test]
+async fn a_lifetime_of_nothing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for lifetime in ["0s", "999ms", "30"] {
+        let init = ["init", "--dir", "x", "--trust-domain", "shop.example"];
+        let arguments = [&init[..], &["--lifetime", lifetime]].concat();
+        let finished = ca(folder.path(), &arguments).await;
+        assert_eq!(finished.0.status.code(), Some(2), "{lifetime}");
     }
     assert!(!folder.path().join("x").exists());
 }
