@@ -140,7 +140,7 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("audit_policies", &decision.map(|d| ids(d.audit_policies())))?;
         map.serialize_entry("status", &self.status)?;
         map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
-        map.serialize_entry("decision_us", &micros(self.decision_time))?;
+        map.serialize_entry("decision_ns", &nanos(self.decision_time))?;
         map.serialize_entry("duration_us", &micros(self.call_time))?;
         map.serialize_entry("tls", &TlsView(&self.peer))?;
         map.serialize_entry("trace_id", &self.call.as_ref().and_then(Call::trace_id))?;
@@ -181,6 +181,10 @@ impl Serialize for TlsView<'_> {
         map.serialize_entry("post_quantum", &tls.post_quantum)?;
         map.end()
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -25,7 +25,7 @@ pub(super) fn line(record: &DecisionRecord, colour: bool) -> String {
     let (dim, reset) = (paint(DIM), paint(RESET));
     let time = OffsetDateTime::from(record.time).time();
     let mut line = format!(
-        "{dim}{:02}:{:02}:{:02}{reset} {strong}{:<5}{reset} {} {} {} {dim}{}, {} us to decide, {:.1} ms in all{reset}",
+        "{dim}{:02}:{:02}:{:02}{reset} {strong}{:<5}{reset} {} {} {} {dim}{}, {:.1} us to decide, {:.1} ms in all{reset}",
         time.hour(),
         time.minute(),
         time.second(),
@@ -36,7 +36,7 @@ pub(super) fn line(record: &DecisionRecord, colour: bool) -> String {
         record.peer.id().as_str(),
         asked(record),
         why(record),
-        record.decision_time.as_micros(),
+        record.decision_time.as_secs_f64() * 1e6,
         record.call_time.as_secs_f64() * 1_000.0,
     );
     if let Some(failure) = record.failure {
