@@ -3,10 +3,11 @@
 //!
 //! Server and client each have a thread of their own, and only the server thread's CPU time
 //! counts. Rounds of the variants alternate, so that a busy machine is unfair to all alike;
-//! read ratios of the minima.
+//! read ratios of the minima. Then the memory of an idle connection is compared.
 //!
 //! `cargo bench -p wayleave-benches --bench handshake [-- --test]`
 
+mod memory;
 mod papers;
 mod server;
 
@@ -21,16 +22,45 @@ use server::{Acceptor, Server, Variant};
 const CHAINS: [(&str, bool); 2] = [("root, leaf", false), ("root, intermediate, leaf", true)];
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((memory::HOLD, rest)) = arguments.split_first().map(|(a, r)| (a.as_str(), r)) {
+        return report(memory::hold(rest));
+    }
     // `cargo test --benches` and the smoke test in CI only want to see that it runs.
-    let smoke = std::env::args().any(|argument| argument == "--test");
-    let (rounds, handshakes) = if smoke { (1, 2) } else { (15, 400) };
-    for (chain, intermediate) in CHAINS {
-        if let Err(error) = compare(chain, intermediate, rounds, handshakes) {
+    let smoke = arguments.iter().any(|argument| argument == "--test");
+    let (rounds, handshakes, connections) = if smoke { (1, 2, 2) } else { (15, 400, 2000) };
+    let times = CHAINS
+        .into_iter()
+        .try_for_each(|(chain, between)| compare(chain, between, rounds, handshakes));
+    report(times.and_then(|()| compare_memory(connections)))
+}
+
+fn report(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
             eprintln!("handshake: {error:#}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+fn compare_memory(connections: usize) -> Result<()> {
+    println!("memory of an idle connection, server's resident set, {connections} connections");
+    let mut plain = f64::NAN;
+    for variant in Variant::ALL {
+        let each = memory::measure(variant, connections)
+            .with_context(|| format!("memory of {}", variant.name()))?;
+        if variant == Variant::Plain {
+            plain = each;
+        }
+        println!(
+            "  {:44} {each:7.1} KB  x{:.2}",
+            variant.name(),
+            each / plain
+        );
+    }
+    Ok(())
 }
 
 fn compare(chain: &str, intermediate: bool, rounds: usize, handshakes: u32) -> Result<()> {

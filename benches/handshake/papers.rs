@@ -1,8 +1,9 @@
 //! The certificates of the comparison, and the client that shows them.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -48,15 +49,51 @@ impl Papers {
 
     /// A client whose own work does not count, so it verifies as any would.
     pub fn client_config(&self) -> Result<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone())?;
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(crypto_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(self.client.certificates.clone(), self.client.key())?;
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(config)
+        client_config(
+            &self.root,
+            self.client.certificates.clone(),
+            self.client.key(),
+        )
     }
+
+    /// Writes what a client needs for [`Papers::read_client`]: three lines of hexadecimal.
+    pub fn write_client(&self, out: &mut impl Write) -> Result<()> {
+        let leaf = self.client.certificates.first().context("no certificate")?;
+        for der in [self.root.as_ref(), leaf.as_ref(), &self.client.key] {
+            let line: String = der.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+
+    /// Reads a client from the lines of [`Papers::write_client`].
+    pub fn read_client(mut line: impl FnMut() -> Result<String>) -> Result<ClientConfig> {
+        let root = CertificateDer::from(from_hex(&line()?)?);
+        let leaf = CertificateDer::from(from_hex(&line()?)?);
+        let key = PrivatePkcs8KeyDer::from(from_hex(&line()?)?);
+        client_config(&root, vec![leaf], key.into())
+    }
+}
+
+fn client_config(
+    root: &CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone())?;
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(crypto_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+fn from_hex(line: &str) -> Result<Vec<u8>> {
+    let digits = line.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?);
+    digits.map(byte).collect()
 }
 
 type Ca = (CertificateDer<'static>, Issuer<'static, KeyPair>);

@@ -9,9 +9,10 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use wayleave_certs::tls::{ServerTls, ServerTlsOptions, crypto_provider};
-use wayleave_certs::{Alpn, IdentityPublisher, Svid, TrustBundle};
+use wayleave_certs::{Alpn, IdentityPublisher, Peer, Svid, TrustBundle};
 
 use crate::papers::Papers;
 
@@ -29,6 +30,10 @@ pub enum Variant {
 impl Variant {
     /// The plain one first: it is what the others are compared with.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Stranger, Self::Returning];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.name() == name)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -64,14 +69,19 @@ impl Acceptor {
         Ok(Self::Wayleave(ServerTls::new(reader, options)))
     }
 
-    async fn accept(&self, stream: TcpStream) -> Result<()> {
-        match self {
-            Self::Plain(acceptor) => drop(acceptor.accept(stream).await?),
-            Self::Wayleave(tls) => drop(tls.accept(stream).await?),
-        }
-        Ok(())
+    async fn accept(&self, stream: TcpStream) -> Result<Held> {
+        Ok(match self {
+            Self::Plain(acceptor) => (acceptor.accept(stream).await?, None),
+            Self::Wayleave(tls) => {
+                let (stream, peer) = tls.accept(stream).await?;
+                (stream, Some(peer))
+            }
+        })
     }
 }
+
+/// What a server keeps of a connection.
+pub type Held = (TlsStream<TcpStream>, Option<Peer>);
 
 /// The same protocol version, suites, groups and lack of resumption as Wayleave's.
 fn plain(papers: &Papers) -> Result<TlsAcceptor> {
@@ -116,12 +126,27 @@ impl Server {
             let before = thread_cpu_nanoseconds()?;
             for _ in 0..handshakes {
                 let (stream, _) = listener.accept().await?;
-                acceptor.accept(stream).await?;
+                drop(acceptor.accept(stream).await?);
             }
             let spent = thread_cpu_nanoseconds()?.saturating_sub(before);
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ns")]
             let microseconds = spent as f64 / 1000.0;
             Ok(microseconds)
+        })
+    }
+}
+
+impl Server {
+    /// Accepts so many connections and keeps them all.
+    pub fn hold(self, acceptor: &Acceptor, connections: usize) -> Result<Vec<Held>> {
+        runtime()?.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            let mut held = Vec::with_capacity(connections);
+            while held.len() < connections {
+                let (stream, _) = listener.accept().await?;
+                held.push(acceptor.accept(stream).await?);
+            }
+            Ok(held)
         })
     }
 }
@@ -142,7 +167,7 @@ pub fn connect(address: SocketAddr, config: ClientConfig, handshakes: u32) -> Re
     })
 }
 
-fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     Ok(Builder::new_current_thread().enable_io().build()?)
 }
 
