@@ -191,22 +191,91 @@ fn print_row(size: usize, measured: &[Option<Percentiles>; 4]) {
     );
 }
 
+/// Inputs made to be slow, at two sizes each: the cost may grow with the size, not faster.
+fn pathological(budget: Duration) {
+    println!("\n| made to be slow | size | nanoseconds a decision |");
+    println!("| --- | ---: | ---: |");
+    let policy = |number: usize, condition: &str| {
+        format!(
+            "@id(\"p{number}\") permit (principal, action == Action::\"http:get\", resource) \
+             when {{ {condition} }};\n"
+        )
+    };
+    for size in [1000, 10_000] {
+        let text: String = (0..size)
+            .map(|n| policy(n, &format!("resource.path like \"/{n}/*\"")))
+            .collect();
+        slow_row("policies of one scope", size, &text, "", "/x", budget);
+    }
+    for size in [7, 31] {
+        let pattern = (0..size).fold(String::from("*"), |text, _| text + "ab*");
+        let path = "a".repeat(4096);
+        let text = policy(0, &format!("resource.path like \"{pattern}\""));
+        slow_row("wildcards, 4 KB path", size, &text, "", &path, budget);
+    }
+    for size in [1000, 10_000] {
+        let members: Vec<_> = (0..size).map(|n| format!("\"/{n}\"")).collect();
+        let text = policy(
+            0,
+            &format!("[{}].contains(resource.path)", members.join(", ")),
+        );
+        slow_row("members of a set", size, &text, "", "/9999", budget);
+    }
+    for size in [25, 250] {
+        let mut groups = "groups:\n  g0: [\"spiffe://shop.example\"]\n".to_owned();
+        for n in 1..size {
+            groups += &format!("  g{n}: ['Group::\"g{}\"']\n", n - 1);
+        }
+        let text = policy(0, &format!("principal in Group::\"g{}\"", size - 1));
+        slow_row("groups in groups", size, &text, &groups, "/x", budget);
+    }
+}
+
+fn slow_row(what: &str, size: usize, policies: &str, groups: &str, path: &str, budget: Duration) {
+    let file = |name: &str, text: &str| PolicyFile {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
+    let inputs = Inputs {
+        policies: vec![file("slow.cedar", policies), file("entities.yaml", groups)],
+    };
+    let engine = Engine::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"));
+    let mut calls = rules::calls();
+    for call in &mut calls {
+        path.clone_into(&mut call.path);
+        call.method = "GET";
+    }
+    let told = percentiles(&mut Compiled(engine), &calls, budget / 4);
+    println!("| {what} | {size} | {:.0} |", told.p50);
+}
+
 /// Time and memory of loading, and what a reload in a loop does to decisions beside it.
 fn loading() {
-    println!("\n| policies | load | memory kept |");
-    println!("| ---: | ---: | ---: |");
+    println!("\n| policies | load | processor time | memory kept |");
+    println!("| ---: | ---: | ---: | ---: |");
     for size in SIZES {
         let before = ALLOCATOR.allocated();
+        let processor = processor_time();
         let start = Instant::now();
         let engine = engine(size);
         let took = start.elapsed();
+        let processor = processor_time() - processor;
         let mebibytes = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
         println!(
-            "| {size} | {took:.0?} | {:.1} MiB |",
+            "| {size} | {took:.0?} | {processor} ms | {:.1} MiB |",
             mebibytes(ALLOCATOR.allocated().saturating_sub(before)),
         );
         drop(engine);
     }
+}
+
+/// The processor time of this process in milliseconds, to 10 ms; 0 where there is no /proc.
+fn processor_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = after_name.split(' ').skip(11).take(2);
+    let ticks = ticks.filter_map(|field| field.parse::<u64>().ok());
+    ticks.sum::<u64>() * 10
 }
 
 fn reloading(budget: Duration) {
@@ -272,5 +341,6 @@ fn main() {
     let budget = Duration::from_millis(if smoke { 1 } else { 1500 });
     table(budget);
     loading();
+    pathological(budget);
     reloading(budget);
 }

@@ -15,7 +15,10 @@ use std::{
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
-use crate::problem::{Problem, Source};
+use crate::{
+    problem::{Problem, Source},
+    stack,
+};
 
 pub(crate) use annotations::Annotations;
 pub use files::{PolicyFile, read, read_tests};
@@ -56,7 +59,7 @@ impl Origin {
     }
 }
 
-/// A policy that parsed; its number is its Cedar policy id while it is checked.
+/// A policy that parsed.
 struct Parsed {
     policy: Policy,
     origin: Origin,
@@ -76,31 +79,42 @@ pub(crate) fn check(
 }
 
 fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
-    let mut parsed = Vec::new();
-    for source in sources {
-        for span in scan::policies(source.text()) {
-            let text = source.text().get(span.clone()).unwrap_or_default();
-            if let Err(excess) = scan::within_limits(text) {
-                problems.push(too_much(source, &span, &excess));
-                continue;
-            }
-            match Policy::parse(Some(PolicyId::new(parsed.len().to_string())), text) {
-                Ok(policy) => parsed.push(Parsed {
-                    policy,
-                    origin: Origin {
-                        source: source.clone(),
-                        span,
-                    },
-                }),
-                Err(errors) => problems.extend(
-                    errors
-                        .iter()
-                        .map(|error| words::problem(source, &span, error)),
-                ),
-            }
+    let origins: Vec<Origin> = sources
+        .iter()
+        .flat_map(|source| {
+            let spans = scan::policies(source.text()).into_iter();
+            spans.map(|span| Origin {
+                source: source.clone(),
+                span,
+            })
+        })
+        .collect();
+    let parts = stack::deep_parts(&origins, |_, part| {
+        part.iter().map(parse).collect::<Vec<_>>()
+    });
+    let mut parsed = Vec::with_capacity(origins.len());
+    for result in parts.into_iter().flatten() {
+        match result {
+            Ok(policy) => parsed.push(policy),
+            Err(found) => problems.extend(found),
         }
     }
     parsed
+}
+
+fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
+    let Origin { source, span } = origin;
+    scan::within_limits(origin.text()).map_err(|excess| vec![too_much(source, span, &excess)])?;
+    match Policy::parse(None, origin.text()) {
+        Ok(policy) => Ok(Parsed {
+            policy,
+            origin: origin.clone(),
+        }),
+        Err(errors) => Err(errors
+            .iter()
+            .map(|error| words::problem(source, span, error))
+            .collect()),
+    }
 }
 
 fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Problem {
@@ -126,11 +140,21 @@ fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Pro
 /// Strict validation. What Cedar only warns of counts as well: a policy that can never apply,
 /// or whose text deceives the eye, protects nothing, and a warning would scroll away.
 fn validate(parsed: &[Parsed], schema: Schema, problems: &mut Vec<Problem>) {
-    let Ok(set) = PolicySet::from_policies(parsed.iter().map(|parsed| parsed.policy.clone()))
-    else {
-        return;
+    let validator = Validator::new(schema);
+    let found = stack::deep_parts(parsed, |_, part| validate_part(part, &validator));
+    problems.extend(found.into_iter().flatten());
+}
+
+/// Validates some policies, each under its place among them.
+fn validate_part(parsed: &[Parsed], validator: &Validator) -> Vec<Problem> {
+    let numbered = parsed.iter().enumerate().map(|(number, parsed)| {
+        let id = PolicyId::new(number.to_string());
+        parsed.policy.new_id(id)
+    });
+    let Ok(set) = PolicySet::from_policies(numbered) else {
+        return Vec::new();
     };
-    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    let result = validator.validate(&set, ValidationMode::Strict);
     let mut found: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
     let mut report = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
         let number: Option<usize> = AsRef::<str>::as_ref(id).parse().ok();
@@ -146,7 +170,7 @@ fn validate(parsed: &[Parsed], schema: Schema, problems: &mut Vec<Problem>) {
     for warning in result.validation_warnings() {
         report(warning.policy_id(), warning);
     }
-    problems.extend(found.into_values().flat_map(words::settle));
+    found.into_values().flat_map(words::settle).collect()
 }
 
 fn annotate_all(parsed: Vec<Parsed>, problems: &mut Vec<Problem>) -> Vec<CheckedPolicy> {
