@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
-use wayleave_certs::tls::{ServerTls, ServerTlsOptions};
+use wayleave_certs::tls::{FipsError, ServerTls, ServerTlsOptions, check_fips};
 
 use crate::admin::{Admin, Listening, Started};
 use crate::config::InboundConfig;
@@ -61,6 +61,9 @@ pub(crate) enum StartError {
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
+    /// This build is for FIPS mode and does not run in it.
+    #[error(transparent)]
+    Fips(#[from] FipsError),
     /// The system refused a thread or a runtime.
     #[error("the system refuses a thread or socket: {0}")]
     System(#[from] io::Error),
@@ -109,6 +112,7 @@ impl Sidecar {
             output,
             workers,
         } = start;
+        check_fips()?;
         let started = Started::now();
         let metrics = Arc::new(Metrics::new());
         let loads = Arc::new(PolicyLoads::default());

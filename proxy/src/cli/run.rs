@@ -150,7 +150,7 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
             report::problems(errors.problems().iter().map(|p| p as &dyn Diagnostic))
         }
         StartError::Bind { .. } => report::mistake(error),
-        StartError::System(_) => {
+        StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)
         }
