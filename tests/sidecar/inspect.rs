@@ -1,8 +1,15 @@
 //! `wayleave inspect`: good and crafted certificates in files, and a live sidecar.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::pki::{Ca, Credentials, Issued, Leaf, workload};
 use crate::support::process::wayleave;
@@ -233,10 +240,46 @@ async fn a_peer_of_another_trust_domain_leads_nowhere() {
 
 #[tokio::test]
 async fn a_silent_peer_ends_with_the_time() {
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let finished = inspect(&[&address, "--timeout", "200ms"]).await;
     assert_eq!(status(&finished), 2);
     let told = finished.stderr();
     assert!(told.contains("did not finish a TLS handshake"), "{told}");
+}
+
+/// Serves one handshake with a certificate whose key is another's.
+async fn impostor(certificate: &str, key: &str) -> String {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let own = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(own));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let _ = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_hold_the_key_of_its_certificate_is_told() {
+    let folder = Folder::new();
+    let shown = folder.ca.issue(&Leaf::svid(&workload("cart")));
+    let held = folder.ca.issue(&Leaf::svid(&workload("web")));
+    let svid = folder.write(&shown);
+    let address = impostor(&shown.certificate, &held.key).await;
+    let (status, report) = report(&[&address, "--bundle", text(&svid.bundle)]).await;
+    assert_eq!(status, 1);
+    assert_eq!(
+        rules(&report, "failed"),
+        ["proves that it holds the leaf's key"]
+    );
 }
