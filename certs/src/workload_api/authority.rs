@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The client's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER: usize = 9;
+/// The longest frame that a server takes which has not said otherwise (RFC 9113 §4.2).
+const LONGEST_FRAME: usize = FRAME_HEADER + 16_384;
 const HEADERS: u8 = 1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
@@ -70,7 +72,8 @@ impl<IO> LocalAuthority<IO> {
                 return;
             };
             let length = FRAME_HEADER + u32::from_be_bytes([0, a, b, c]) as usize;
-            if kind != HEADERS || flags & END_HEADERS == 0 {
+            let is_whole = kind == HEADERS && flags & END_HEADERS != 0;
+            if !is_whole || length > LONGEST_FRAME {
                 self.passing = length;
                 continue;
             }
@@ -281,7 +284,8 @@ mod tests {
     async fn leaves_alone_what_it_does_not_understand() {
         let cut = headers(END_HEADERS, &[0x41, 0x09, b'/']);
         let unfinished = headers(0, &[0x41, 0x01, b'/']);
-        for frame in [cut, unfinished] {
+        let too_long = [0, 0x40, 1, HEADERS, END_HEADERS, 0, 0, 0, 1, 0x41, 1, b'/'].to_vec();
+        for frame in [cut, unfinished, too_long] {
             let stream = [PREFACE, &frame].concat();
             assert_eq!(through(&stream, 64).await, stream);
         }
