@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 use wayleave_authz::{Decision, Effect, RecordedHeaders};
 use wayleave_certs::Peer;
@@ -191,11 +190,25 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// RFC 3339 in UTC, always with six digits of fraction.
 fn rfc3339(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
-    // A nanosecond of 0 would drop the fraction; every record has the same form.
-    let micros = time
-        .replace_nanosecond(time.microsecond() * 1_000)
-        .unwrap_or(time);
-    micros.format(&Rfc3339).unwrap_or_default()
+    let (hour, minute, second, micro) = time.time().as_hms_micro();
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_one_form() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_100_000);
+        assert_eq!(rfc3339(time), "2023-11-14T22:13:20.100000Z");
+        assert_eq!(
+            rfc3339(SystemTime::UNIX_EPOCH),
+            "1970-01-01T00:00:00.000000Z"
+        );
+    }
 }
