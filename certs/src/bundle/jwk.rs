@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::public_key::PublicKey;
+use x509_parser::public_key::{ECPoint, PublicKey, RSAPublicKey};
 
 use crate::profile;
 
@@ -52,43 +52,40 @@ impl KeyParts {
 
 /// A certificate's key as a JWK has it; none for kinds that TLS does not verify with.
 pub(super) fn key_of(certificate: &X509Certificate<'_>) -> Option<(&'static str, KeyParts)> {
-    let encode = |bytes: &[u8]| Some(URL_SAFE_NO_PAD.encode(bytes));
     match certificate.public_key().parsed().ok()? {
-        PublicKey::EC(point) => {
-            let (crv, size) = match point.key_size() {
-                256 => ("P-256", 32),
-                384 => ("P-384", 48),
-                521 => ("P-521", 66),
-                _ => return None,
-            };
-            let coordinates = point.data().get(1..)?;
-            let (x, y) = coordinates.split_at_checked(size)?;
-            let crv = Some(crv.to_owned());
-            let (x, y) = (encode(x), encode(y));
-            Some((
-                "EC",
-                KeyParts {
-                    crv,
-                    x,
-                    y,
-                    ..KeyParts::default()
-                },
-            ))
-        }
-        PublicKey::RSA(key) => {
-            let n = encode(profile::unsigned(key.modulus));
-            let e = encode(profile::unsigned(key.exponent));
-            Some((
-                "RSA",
-                KeyParts {
-                    n,
-                    e,
-                    ..KeyParts::default()
-                },
-            ))
-        }
+        PublicKey::EC(point) => Some(("EC", ec_key(&point)?)),
+        PublicKey::RSA(key) => Some(("RSA", rsa_key(&key))),
         PublicKey::Unknown(key) => other_key_of(certificate, key),
         _ => None,
+    }
+}
+
+/// A point in uncompressed form: a byte that says so, then both coordinates.
+fn ec_key(point: &ECPoint<'_>) -> Option<KeyParts> {
+    let [0x04, coordinates @ ..] = point.data() else {
+        return None;
+    };
+    let (x, y) = coordinates.split_at_checked(coordinates.len() / 2)?;
+    let crv = match (x.len(), y.len()) {
+        (32, 32) => "P-256",
+        (48, 48) => "P-384",
+        (66, 66) => "P-521",
+        _ => return None,
+    };
+    Some(KeyParts {
+        crv: Some(crv.to_owned()),
+        x: Some(URL_SAFE_NO_PAD.encode(x)),
+        y: Some(URL_SAFE_NO_PAD.encode(y)),
+        ..KeyParts::default()
+    })
+}
+
+fn rsa_key(key: &RSAPublicKey<'_>) -> KeyParts {
+    let encode = |number| Some(URL_SAFE_NO_PAD.encode(profile::unsigned(number)));
+    KeyParts {
+        n: encode(key.modulus),
+        e: encode(key.exponent),
+        ..KeyParts::default()
     }
 }
 

@@ -313,6 +313,7 @@ mod tests {
         let kinds = [
             (&rcgen::PKCS_ECDSA_P256_SHA256, "EC"),
             (&rcgen::PKCS_ECDSA_P384_SHA384, "EC"),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, "EC"),
             (&rcgen::PKCS_ED25519, "OKP"),
             (&rcgen::PKCS_RSA_SHA256, "RSA"),
             (&rcgen::PKCS_ML_DSA_44, "AKP"),
