@@ -31,6 +31,7 @@ async fn authenticates(algorithm: &'static SignatureAlgorithm) {
 async fn classical_keys_authenticate() {
     authenticates(&rcgen::PKCS_ECDSA_P256_SHA256).await;
     authenticates(&rcgen::PKCS_ECDSA_P384_SHA384).await;
+    authenticates(&rcgen::PKCS_ECDSA_P521_SHA512).await;
     authenticates(&rcgen::PKCS_ED25519).await;
     authenticates(&rcgen::PKCS_RSA_SHA256).await;
 }
