@@ -16,10 +16,10 @@ use crate::server::{Acceptor, Held, Server, Variant, runtime};
 const WARM_UP: usize = 20;
 
 /// The option that makes this program the server.
-pub const HOLD: &str = "--hold";
+pub(crate) const HOLD: &str = "--hold";
 
 /// Kilobytes of a server process for each idle connection.
-pub fn measure(variant: Variant, connections: usize) -> Result<f64> {
+pub(crate) fn measure(variant: Variant, connections: usize) -> Result<f64> {
     let mut server = Command::new(std::env::current_exe()?)
         .args([HOLD, variant.name(), &(WARM_UP + connections).to_string()])
         .stdin(Stdio::piped())
@@ -69,7 +69,7 @@ fn against(server: &mut Child, connections: usize) -> Result<f64> {
 }
 
 /// The server process: accepts so many connections and holds them until its input ends.
-pub fn hold(arguments: &[String]) -> Result<()> {
+pub(crate) fn hold(arguments: &[String]) -> Result<()> {
     let [variant, connections] = arguments else {
         bail!("{HOLD} takes a variant and a number");
     };

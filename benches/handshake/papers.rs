@@ -13,26 +13,26 @@ use rustls::{ClientConfig, RootCertStore};
 use wayleave_certs::tls::crypto_provider;
 
 /// A root, and a chain for each side.
-pub struct Papers {
-    pub root: CertificateDer<'static>,
-    pub server: Chain,
+pub(crate) struct Papers {
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) server: Chain,
     client: Chain,
 }
 
 /// A chain, leaf first, with its key.
-pub struct Chain {
-    pub certificates: Vec<CertificateDer<'static>>,
+pub(crate) struct Chain {
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
 }
 
 impl Chain {
-    pub fn key(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
     }
 }
 
 impl Papers {
-    pub fn make(intermediate: bool) -> Result<Self> {
+    pub(crate) fn make(intermediate: bool) -> Result<Self> {
         let (root, mut issuer) = ca("root", None)?;
         let mut between = Vec::new();
         if intermediate {
@@ -48,7 +48,7 @@ impl Papers {
     }
 
     /// A client whose own work does not count, so it verifies as any would.
-    pub fn client_config(&self) -> Result<ClientConfig> {
+    pub(crate) fn client_config(&self) -> Result<ClientConfig> {
         client_config(
             &self.root,
             self.client.certificates.clone(),
@@ -57,7 +57,7 @@ impl Papers {
     }
 
     /// Writes what a client needs for [`Papers::read_client`]: three lines of hexadecimal.
-    pub fn write_client(&self, out: &mut impl Write) -> Result<()> {
+    pub(crate) fn write_client(&self, out: &mut impl Write) -> Result<()> {
         let leaf = self.client.certificates.first().context("no certificate")?;
         for der in [self.root.as_ref(), leaf.as_ref(), &self.client.key] {
             let line: String = der.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -67,7 +67,7 @@ impl Papers {
     }
 
     /// Reads a client from the lines of [`Papers::write_client`].
-    pub fn read_client(mut line: impl FnMut() -> Result<String>) -> Result<ClientConfig> {
+    pub(crate) fn read_client(mut line: impl FnMut() -> Result<String>) -> Result<ClientConfig> {
         let root = CertificateDer::from(from_hex(&line()?)?);
         let leaf = CertificateDer::from(from_hex(&line()?)?);
         let key = PrivatePkcs8KeyDer::from(from_hex(&line()?)?);

@@ -18,7 +18,7 @@ use crate::papers::Papers;
 
 /// What accepts the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// tokio-rustls with the WebPKI client verifier.
     Plain,
     /// Wayleave, meeting each client for the first time.
@@ -29,13 +29,13 @@ pub enum Variant {
 
 impl Variant {
     /// The plain one first: it is what the others are compared with.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Stranger, Self::Returning];
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Stranger, Self::Returning];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|variant| variant.name() == name)
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "tokio-rustls, plain WebPKI",
             Self::Stranger => "wayleave, all checks, unknown peer",
@@ -44,13 +44,13 @@ impl Variant {
     }
 }
 
-pub enum Acceptor {
+pub(crate) enum Acceptor {
     Plain(TlsAcceptor),
     Wayleave(ServerTls),
 }
 
 impl Acceptor {
-    pub fn new(variant: Variant, papers: &Papers) -> Result<Self> {
+    pub(crate) fn new(variant: Variant, papers: &Papers) -> Result<Self> {
         let cached_chains = match variant {
             Variant::Plain => return plain(papers).map(Self::Plain),
             Variant::Stranger => 0,
@@ -81,7 +81,7 @@ impl Acceptor {
 }
 
 /// What a server keeps of a connection.
-pub type Held = (TlsStream<TcpStream>, Option<Peer>);
+pub(crate) type Held = (TlsStream<TcpStream>, Option<Peer>);
 
 /// The same protocol version, suites, groups and lack of resumption as Wayleave's.
 fn plain(papers: &Papers) -> Result<TlsAcceptor> {
@@ -102,25 +102,25 @@ fn plain(papers: &Papers) -> Result<TlsAcceptor> {
 }
 
 /// A listening socket on loopback.
-pub struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl Server {
-    pub fn bind() -> Result<Self> {
+    pub(crate) fn bind() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Accepts so many handshakes on this thread; returns the CPU microseconds they took.
-    pub fn serve(self, acceptor: &Acceptor, handshakes: u32) -> Result<f64> {
+    pub(crate) fn serve(self, acceptor: &Acceptor, handshakes: u32) -> Result<f64> {
         runtime()?.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
             let before = thread_cpu_nanoseconds()?;
@@ -138,7 +138,7 @@ impl Server {
 
 impl Server {
     /// Accepts so many connections and keeps them all.
-    pub fn hold(self, acceptor: &Acceptor, connections: usize) -> Result<Vec<Held>> {
+    pub(crate) fn hold(self, acceptor: &Acceptor, connections: usize) -> Result<Vec<Held>> {
         runtime()?.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
             let mut held = Vec::with_capacity(connections);
@@ -152,7 +152,7 @@ impl Server {
 }
 
 /// Makes so many connections, one after another.
-pub fn connect(address: SocketAddr, config: ClientConfig, handshakes: u32) -> Result<()> {
+pub(crate) fn connect(address: SocketAddr, config: ClientConfig, handshakes: u32) -> Result<()> {
     let connector = TlsConnector::from(Arc::new(config));
     runtime()?.block_on(async {
         for _ in 0..handshakes {
@@ -167,7 +167,7 @@ pub fn connect(address: SocketAddr, config: ClientConfig, handshakes: u32) -> Re
     })
 }
 
-pub fn runtime() -> Result<Runtime> {
+pub(crate) fn runtime() -> Result<Runtime> {
     Ok(Builder::new_current_thread().enable_io().build()?)
 }
 
