@@ -25,7 +25,7 @@ impl Banner<'_> {
             text,
             "\nwayleave {} is ready: https://localhost:{port} -> {}\n\n\
              \x20 policies      {}/*.cedar   (edit them while this runs)\n\
-             \x20 admin         http://{}   (/healthz /readyz /metrics /version /decisions)\n",
+             \x20 admin         http://{}   (/healthz /readyz /status /metrics /decisions)\n",
             env!("CARGO_PKG_VERSION"),
             self.upstream,
             policies.display(),
