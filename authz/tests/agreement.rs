@@ -22,11 +22,13 @@ use wayleave_authz::{Decision, Engine, Inputs, PolicyFile, Reference};
 
 const CALLS: usize = 20;
 
-fn cases() -> ProptestConfig {
+fn cases(default: u32) -> ProptestConfig {
     let cases = std::env::var("WAYLEAVE_CASES").ok();
     ProptestConfig {
-        cases: cases.and_then(|cases| cases.parse().ok()).unwrap_or(150),
-        max_shrink_iters: 20,
+        cases: cases
+            .and_then(|cases| cases.parse().ok())
+            .unwrap_or(default),
+        max_shrink_iters: 100,
         failure_persistence: None,
         ..ProptestConfig::default()
     }
@@ -76,7 +78,7 @@ fn choices(length: usize) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn compiled_policies_decide_as_cedar_does(policies in choices(400), calls in choices(300)) {
@@ -90,6 +92,11 @@ proptest! {
             prop_assert_eq!(told(&call.decide(&engine)), told(&expected), "{}\n{:?}", policies, call);
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
 
     #[test]
     fn adding_a_forbid_never_allows_more(policies in choices(300), calls in choices(300)) {
@@ -138,7 +145,7 @@ fn the_generator_reaches_every_outcome() {
     let mut outcomes = std::collections::BTreeMap::new();
     let mut kept = 0;
     let mut not_compiled = 0;
-    for seed in 0..60 {
+    for seed in 0..40 {
         let bytes = noise(seed);
         let policies = valid(&generate::policies(&mut Choices::new(&bytes)));
         kept += policies.lines().count();
@@ -150,7 +157,7 @@ fn the_generator_reaches_every_outcome() {
             *outcomes.entry(decision.reason().as_str()).or_insert(0) += 1;
         }
     }
-    assert!(kept > 100, "{kept} policies");
+    assert!(kept > 80, "{kept} policies");
     assert!(not_compiled > 0);
     for reason in [
         "policy_allow",
