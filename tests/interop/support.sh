@@ -130,14 +130,17 @@ expect() {
 # Whether the handshake of CREDENTIALS fails.
 refused() { [ "$(call "$1" || true)" = 000 ]; }
 
-# load SECONDS CREDENTIALS: calls without a pause, each of which must be answered with 200
+# What the upstream answers.
+answered=200
+
+# load SECONDS CREDENTIALS: calls without a pause, each of which must reach the upstream
 load() {
   local ends statuses total=0
   ends=$(($(date +%s) + $1))
   while [ "$(date +%s)" -lt "$ends" ]; do
     statuses=$(call "$2" 20) || true
-    [ "$(grep -c '^200$' <<<"$statuses")" = 20 ] || fail "a call under load was lost: $statuses"
+    [ "$(grep -cx "$answered" <<<"$statuses")" = 20 ] || fail "a call under load was lost: $statuses"
     total=$((total + 20))
   done
-  printf '%d calls in %d s, all answered with 200\n' "$total" "$1"
+  printf '%d calls in %d s, all answered by the upstream\n' "$total" "$1"
 }
