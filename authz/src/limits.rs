@@ -29,7 +29,7 @@ pub(crate) fn check(policies: &[CheckedPolicy], problems: &mut Vec<Problem>) {
         );
     }
     for policy in policies {
-        let Ok(tree) = policy.policy.to_pst() else {
+        let Some(tree) = &policy.tree else {
             continue;
         };
         for clause in tree.body().clauses() {

@@ -90,7 +90,7 @@ fn compile(
     let policy = &checked.policy;
     let scope = Scope::of(policy, snapshot)
         .ok_or_else(|| internal("a scope names an entity without a number"))?;
-    let condition = match lower(policy, lowering) {
+    let condition = match lower(checked, lowering) {
         Ok(nodes) => {
             let start = conditions.len() as u32;
             conditions.extend(nodes);
@@ -112,11 +112,8 @@ fn compile(
     })
 }
 
-fn lower(
-    policy: &cedar_policy::Policy,
-    lowering: &mut Lowering<'_>,
-) -> Result<Vec<NodeId>, Unsupported> {
-    let tree = policy.to_pst().map_err(|_| Unsupported::Operation)?;
+fn lower(checked: &CheckedPolicy, lowering: &mut Lowering<'_>) -> Result<Vec<NodeId>, Unsupported> {
+    let tree = checked.tree.as_ref().ok_or(Unsupported::Operation)?;
     lowering.clauses(tree.body().clauses())
 }
 

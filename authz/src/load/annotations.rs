@@ -1,9 +1,9 @@
 //! Checks the annotations of a policy: which there are, what they hold, and whether they
 //! contradict each other.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use cedar_policy::{Effect, Policy};
+use cedar_policy::Effect;
 
 use crate::{
     obligation::{Alert, Mode, Obligations},
@@ -35,11 +35,13 @@ pub(super) struct Reader<'a> {
     pub(super) source: &'a Source,
     /// Where the policy's text stands in the source.
     pub(super) span: Range<usize>,
-    pub(super) policy: &'a Policy,
+    pub(super) effect: Effect,
+    /// Name and value of each; asking the policy for one by name parses that name.
+    pub(super) annotations: BTreeMap<&'a str, &'a str>,
     pub(super) problems: &'a mut Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     pub(super) fn read(mut self) -> Option<Annotations> {
         let text = self.source.text().get(self.span.clone())?;
         let spans = scan::annotations(text);
@@ -56,6 +58,10 @@ impl Reader<'_> {
             mode: mode.unwrap_or_default(),
             obligations,
         })
+    }
+
+    fn value(&self, name: &str) -> Option<&'a str> {
+        self.annotations.get(name).copied()
     }
 
     fn refuse_unknown(&mut self, text: &str, spans: &[AnnotationSpan]) {
@@ -78,7 +84,7 @@ impl Reader<'_> {
     }
 
     fn id(&mut self, text: &str, spans: &[AnnotationSpan]) -> Option<Arc<str>> {
-        let Some(id) = self.policy.annotation("id").map(str::to_owned) else {
+        let Some(id) = self.value("id").map(str::to_owned) else {
             self.problem(
                 first_line(text),
                 "this policy has no `@id`",
@@ -101,7 +107,7 @@ impl Reader<'_> {
     }
 
     fn mode(&mut self, text: &str, spans: &[AnnotationSpan]) -> Option<Mode> {
-        match self.policy.annotation("mode")? {
+        match self.value("mode")? {
             "audit" => Some(Mode::Audit),
             "enforce" => Some(Mode::Enforce),
             other => {
@@ -133,8 +139,8 @@ impl Reader<'_> {
         name: &str,
         parse: fn(&str) -> Result<T, Mistake>,
     ) -> Option<T> {
-        let value = self.policy.annotation(name)?;
-        let (message, help) = if only_denies(name) && self.policy.effect() == Effect::Permit {
+        let value = self.value(name)?;
+        let (message, help) = if only_denies(name) && self.effect == Effect::Permit {
             (
                 format!("`@{name}` on a permit"),
                 format!("only a `forbid` denies: move `@{name}` to one, or leave it out"),

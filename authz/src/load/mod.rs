@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, pst};
 use miette::Diagnostic;
 
 use crate::{
@@ -27,6 +27,8 @@ pub use files::{PolicyFile, read, read_tests};
 #[derive(Debug)]
 pub(crate) struct CheckedPolicy {
     pub(crate) policy: Policy,
+    /// Its syntax tree, which Cedar parses anew whenever it is asked for.
+    pub(crate) tree: Option<pst::Policy>,
     pub(crate) annotations: Annotations,
     pub(crate) origin: Origin,
 }
@@ -62,6 +64,7 @@ impl Origin {
 /// A policy that parsed.
 struct Parsed {
     policy: Policy,
+    tree: Option<pst::Policy>,
     origin: Origin,
 }
 
@@ -107,6 +110,7 @@ fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
     scan::within_limits(origin.text()).map_err(|excess| vec![too_much(source, span, &excess)])?;
     match Policy::parse(None, origin.text()) {
         Ok(policy) => Ok(Parsed {
+            tree: policy.to_pst().ok(),
             policy,
             origin: origin.clone(),
         }),
@@ -175,16 +179,23 @@ fn validate_part(parsed: &[Parsed], validator: &Validator) -> Vec<Problem> {
 
 fn annotate_all(parsed: Vec<Parsed>, problems: &mut Vec<Problem>) -> Vec<CheckedPolicy> {
     let mut checked = Vec::with_capacity(parsed.len());
-    for Parsed { policy, origin } in parsed {
+    for Parsed {
+        policy,
+        tree,
+        origin,
+    } in parsed
+    {
         let reader = annotations::Reader {
             source: &origin.source,
             span: origin.span.clone(),
-            policy: &policy,
+            effect: policy.effect(),
+            annotations: policy.annotations().collect(),
             problems,
         };
         if let Some(annotations) = reader.read() {
             checked.push(CheckedPolicy {
                 policy,
+                tree,
                 annotations,
                 origin,
             });
