@@ -44,6 +44,24 @@ fn policy(scope: &str, condition: &str) -> String {
 }
 
 #[test]
+fn a_mistake_in_a_later_policy_of_a_file_is_told_at_its_own_place() {
+    let good = "// first\n@id(\"good\")\npermit (principal, action, resource);\n\n";
+    let bad = policy(
+        "principal, action == Action::\"http:get\", resource",
+        "resource.pth == \"x\"",
+    );
+    assert_told(
+        &format!("{good}{bad}"),
+        &[&["7:8 `resource.pth`", "did you mean `path`"]],
+    );
+    let broken = "@id(\"a\")\npermit (principal action, resource);";
+    assert_told(
+        &format!("{good}{broken}"),
+        &[&["6:19 `action`", "unexpected token"]],
+    );
+}
+
+#[test]
 fn syntax() {
     assert_told(
         "@id(\"a\") permit (principal, action, resource)",

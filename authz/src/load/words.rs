@@ -7,15 +7,21 @@ use miette::Diagnostic;
 
 use crate::problem::{Problem, Source};
 
-/// A finding about the policy at `span` of `source`.
-pub(super) fn problem(source: &Source, span: &Range<usize>, found: &dyn Diagnostic) -> Problem {
+/// A finding about the policy at `span` of `source`. `base` is where the text begins that Cedar
+/// parsed, and counts its offsets from.
+pub(super) fn problem(
+    source: &Source,
+    span: &Range<usize>,
+    base: usize,
+    found: &dyn Diagnostic,
+) -> Problem {
     let label = found
         .labels()
         .and_then(|mut labels| labels.next())
         .map(|label| (label.offset(), label.len()));
     let place = match label {
         Some((offset, length)) => {
-            let start = (span.start + offset).min(span.end);
+            let start = (base + offset).clamp(span.start, span.end);
             start..(start + length).clamp(start, span.end)
         }
         None => span.clone(),
