@@ -132,3 +132,22 @@ async fn recorded_calls_show_what_new_policies_would_change() {
         assert!(told.contains(part), "no `{part}` in {told}");
     }
 }
+
+#[tokio::test]
+async fn check_names_the_policies_that_are_left_to_cedar() {
+    let setup = Setup::new("127.0.0.1:9");
+    setup.write_policy(
+        r#"@id("slow") forbid (principal, action, resource is Endpoint)
+           when { {path: resource.path}.path == "/slow" };"#,
+    );
+    let mut command = wayleave();
+    let finished = tool::run(
+        command
+            .arg("check")
+            .arg("--config")
+            .arg(setup.write_config()),
+    )
+    .await;
+    let told = finished.successful().stdout();
+    assert!(told.contains("slow is left to Cedar"), "{told}");
+}

@@ -3,6 +3,7 @@
 //! Reads the configuration, the identity and the policies, and tells all that is wrong with
 //! them. It binds no port, writes no file and contacts nobody.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -114,6 +115,8 @@ struct FederationFacts {
 struct PolicyFacts {
     count: usize,
     revision: String,
+    /// The policies that Cedar evaluates itself, and why.
+    not_compiled: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -290,6 +293,10 @@ impl PolicyFacts {
         Self {
             count: engine.policies().len(),
             revision: engine.revision().to_string(),
+            not_compiled: engine
+                .not_compiled()
+                .map(|(id, why)| (id.to_string(), why))
+                .collect(),
         }
     }
 }
@@ -357,6 +364,11 @@ fn summary(facts: &Facts, path: &Path) -> String {
             "  policies  {count}, revision {}",
             policies.revision
         ));
+        for (id, why) in &policies.not_compiled {
+            lines.push(format!(
+                "            {id} is left to Cedar, some hundred times slower: {why}"
+            ));
+        }
     }
     for inbound in &facts.inbound {
         let InboundFacts {
