@@ -1,4 +1,4 @@
-//! The command line: `wayleave dev`, `run`, `check`, `ready`, `ca` and `inspect`.
+//! The command line: one file a command, and what they share.
 //!
 //! Exit status: 0 when all went well, 1 when something failed while running, 2 for a
 //! mistake in the usage, the configuration, the certificates or the policies.
@@ -37,6 +37,7 @@ Examples:
   wayleave dev -- npm start                     the same, and start it too
   wayleave check --config wayleave.yaml         find every mistake before it runs
   wayleave run --config wayleave.yaml           the sidecar
+  wayleave explain --policies policies ...      why a call is allowed or denied
 
 Exit status: 0 all went well; 1 failed while running; 2 usage, configuration or policy.";
 
