@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -17,6 +16,7 @@ use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome};
 use super::handshake_error::HandshakeError;
 use super::negotiated::peer;
+use super::prepared::Prepared;
 use super::provider::{crypto_provider, post_quantum_provider};
 use super::server_verifier::{SvidServerVerifier, Trust};
 use crate::verify::Role;
@@ -53,15 +53,8 @@ impl ClientTlsOptions {
 pub struct ClientTls {
     reader: IdentityReader,
     options: ClientTlsOptions,
-    prepared: ArcSwapOption<Prepared>,
+    prepared: Prepared<ClientConfig>,
     cache: Arc<ChainCache>,
-}
-
-/// The rustls configuration for one snapshot of the identity.
-#[derive(Debug)]
-struct Prepared {
-    identity: Arc<Identity>,
-    config: Arc<ClientConfig>,
 }
 
 impl ClientTls {
@@ -72,7 +65,7 @@ impl ClientTls {
         Self {
             reader,
             options,
-            prepared: ArcSwapOption::empty(),
+            prepared: Prepared::empty(),
             cache,
         }
     }
@@ -93,7 +86,11 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let config = self.config(SystemTime::now())?;
+        let config = self
+            .prepared
+            .config(&self.reader, SystemTime::now(), |identity| {
+                self.prepare(identity)
+            })?;
         let sni = match &name {
             ServerName::DnsName(name) => Some(Box::from(name.as_ref())),
             _ => None,
@@ -110,26 +107,6 @@ impl ClientTls {
             (Err(error), _) => Err(HandshakeError::from_io(error)),
             (Ok(_), None) => Err(HandshakeError::Unverified),
         }
-    }
-
-    /// The configuration for the current identity, made anew when the identity is another.
-    fn config(&self, now: SystemTime) -> Result<Arc<ClientConfig>, HandshakeError> {
-        let identity = self
-            .reader
-            .current()
-            .filter(|identity| identity.svid().is_valid_at(now))
-            .ok_or(HandshakeError::NoIdentity)?;
-        if let Some(prepared) = self.prepared.load().as_ref()
-            && Arc::ptr_eq(&prepared.identity, &identity)
-        {
-            return Ok(Arc::clone(&prepared.config));
-        }
-        let config = Arc::new(self.prepare(&identity)?);
-        self.prepared.store(Some(Arc::new(Prepared {
-            identity,
-            config: Arc::clone(&config),
-        })));
-        Ok(config)
     }
 
     fn prepare(&self, identity: &Arc<Identity>) -> Result<ClientConfig, HandshakeError> {

@@ -9,6 +9,7 @@ mod client_verifier;
 mod fips;
 mod handshake_error;
 mod negotiated;
+mod prepared;
 mod provider;
 mod server;
 mod server_verifier;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
@@ -16,6 +15,7 @@ use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
 use super::fips::check_config;
 use super::handshake_error::HandshakeError;
 use super::negotiated::peer;
+use super::prepared::Prepared;
 use super::provider::{crypto_provider, post_quantum_groups, post_quantum_provider};
 use crate::verify::Role;
 use crate::{Alpn, Identity, IdentityReader, Peer};
@@ -47,15 +47,8 @@ impl Default for ServerTlsOptions {
 pub struct ServerTls {
     reader: IdentityReader,
     options: ServerTlsOptions,
-    prepared: ArcSwapOption<Prepared>,
+    prepared: Prepared<ServerConfig>,
     cache: Arc<ChainCache>,
-}
-
-/// The rustls configuration for one snapshot of the identity.
-#[derive(Debug)]
-struct Prepared {
-    identity: Arc<Identity>,
-    config: Arc<ServerConfig>,
 }
 
 impl ServerTls {
@@ -66,7 +59,7 @@ impl ServerTls {
         Self {
             reader,
             options,
-            prepared: ArcSwapOption::empty(),
+            prepared: Prepared::empty(),
             cache,
         }
     }
@@ -82,7 +75,11 @@ impl ServerTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let config = self.config(SystemTime::now())?;
+        let config = self
+            .prepared
+            .config(&self.reader, SystemTime::now(), |identity| {
+                self.prepare(identity)
+            })?;
         let outcome: Outcome = Arc::new(OnceLock::new());
         let handshake = TlsAcceptor::from(config).accept(io);
         let result = OUTCOME.scope(Arc::clone(&outcome), handshake).await;
@@ -109,26 +106,6 @@ impl ServerTls {
             }
             other => other,
         }
-    }
-
-    /// The configuration for the current identity, made anew when the identity is another.
-    fn config(&self, now: SystemTime) -> Result<Arc<ServerConfig>, HandshakeError> {
-        let identity = self
-            .reader
-            .current()
-            .filter(|identity| identity.svid().is_valid_at(now))
-            .ok_or(HandshakeError::NoIdentity)?;
-        if let Some(prepared) = self.prepared.load().as_ref()
-            && Arc::ptr_eq(&prepared.identity, &identity)
-        {
-            return Ok(Arc::clone(&prepared.config));
-        }
-        let config = Arc::new(self.prepare(&identity)?);
-        self.prepared.store(Some(Arc::new(Prepared {
-            identity,
-            config: Arc::clone(&config),
-        })));
-        Ok(config)
     }
 
     fn prepare(&self, identity: &Arc<Identity>) -> Result<ServerConfig, HandshakeError> {
