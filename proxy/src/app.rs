@@ -7,26 +7,20 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
-use wayleave_certs::tls::{FipsError, ServerTls, ServerTlsOptions, check_fips};
+use wayleave_certs::tls::{FipsError, check_fips};
 
 use crate::admin::{Admin, Listening, Started};
-use crate::config::InboundConfig;
+use crate::config::{InboundConfig, OutboundConfig};
 use crate::drain::Drain;
-use crate::enforce::Enforcer;
-use crate::forward::Pool;
-use crate::inbound::Inbound;
-use crate::listener::{self, Listener};
+use crate::fleet::Fleet;
+use crate::listener;
 use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::worker::Workers;
-
-/// How often idle upstream connections are looked through for old ones.
-const POOL_SWEEP: Duration = Duration::from_secs(10);
 
 /// What a sidecar is started with.
 pub(crate) struct Start {
@@ -36,6 +30,8 @@ pub(crate) struct Start {
     pub policies: PolicyFiles,
     /// The listeners; at least one.
     pub inbound: Vec<InboundConfig>,
+    /// Those that the workload calls out through.
+    pub outbound: Vec<OutboundConfig>,
     /// Where the admin listener binds.
     pub admin: SocketAddr,
     /// Where decision records go.
@@ -85,6 +81,7 @@ fn bind_words(error: &io::Error) -> String {
 /// A running sidecar.
 pub(crate) struct Sidecar {
     inbound: Vec<(Arc<str>, SocketAddr)>,
+    outbound: Vec<(Arc<str>, SocketAddr)>,
     admin: SocketAddr,
     drain: Drain,
     workers: Workers,
@@ -94,6 +91,7 @@ pub(crate) struct Sidecar {
 /// The sockets of a sidecar, bound before anything runs so that a mistake ends it early.
 struct Bound {
     inbound: Vec<(InboundConfig, std::net::TcpListener)>,
+    outbound: Vec<(OutboundConfig, std::net::TcpListener)>,
     admin: tokio::net::TcpListener,
 }
 
@@ -108,6 +106,7 @@ impl Sidecar {
             identity,
             policies,
             inbound,
+            outbound,
             admin,
             output,
             workers,
@@ -124,7 +123,7 @@ impl Sidecar {
             Arc::clone(&loads),
         )
         .map_err(StartError::Policies)?;
-        let bound = Bound::new(inbound, admin)?;
+        let bound = Bound::new(inbound, outbound, admin)?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let writer = Writer::start(
             Arc::clone(&queue),
@@ -145,8 +144,15 @@ impl Sidecar {
         for (config, socket) in bound.inbound {
             let address = socket.local_addr()?;
             addresses.push((Arc::clone(&config.name), address));
-            listeners.push(Listening::new(&config, address));
-            fleet.listen(config, socket)?;
+            listeners.push(Listening::inbound(&config, address));
+            fleet.listen_inbound(&config, socket)?;
+        }
+        let mut outbound = Vec::new();
+        for (config, socket) in bound.outbound {
+            let address = socket.local_addr()?;
+            outbound.push((Arc::clone(&config.name), address));
+            listeners.push(Listening::outbound(&config, address));
+            fleet.listen_outbound(&config, socket)?;
         }
         let admin = bound.admin.local_addr()?;
         let service = Admin {
@@ -164,6 +170,7 @@ impl Sidecar {
         let Fleet { drain, workers, .. } = fleet;
         Ok(Self {
             inbound: addresses,
+            outbound,
             admin,
             drain,
             workers,
@@ -174,6 +181,11 @@ impl Sidecar {
     /// The listeners by name, with the addresses that they were given.
     pub(crate) fn inbound(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.inbound
+    }
+
+    /// The outbound listeners, likewise.
+    pub(crate) fn outbound(&self) -> &[(Arc<str>, SocketAddr)] {
+        &self.outbound
     }
 
     /// Where the admin listener is.
@@ -197,7 +209,11 @@ impl Sidecar {
 }
 
 impl Bound {
-    fn new(inbound: Vec<InboundConfig>, admin: SocketAddr) -> Result<Self, StartError> {
+    fn new(
+        inbound: Vec<InboundConfig>,
+        outbound: Vec<OutboundConfig>,
+        admin: SocketAddr,
+    ) -> Result<Self, StartError> {
         let inbound = inbound
             .into_iter()
             .map(|config| {
@@ -205,8 +221,19 @@ impl Bound {
                 Ok((config, socket))
             })
             .collect::<Result<_, StartError>>()?;
+        let outbound = outbound
+            .into_iter()
+            .map(|config| {
+                let socket = bind(&config.name, config.listen)?;
+                Ok((config, socket))
+            })
+            .collect::<Result<_, StartError>>()?;
         let admin = tokio::net::TcpListener::from_std(bind("admin", admin)?)?;
-        Ok(Self { inbound, admin })
+        Ok(Self {
+            inbound,
+            outbound,
+            admin,
+        })
     }
 }
 
@@ -216,80 +243,4 @@ fn bind(listener: &str, address: SocketAddr) -> Result<std::net::TcpListener, St
         address,
         source,
     })
-}
-
-/// What all listeners of a sidecar share.
-struct Fleet {
-    identity: IdentityReader,
-    store: PolicyStore,
-    metrics: Arc<Metrics>,
-    recorder: Recorder,
-    drain: Drain,
-    workers: Workers,
-}
-
-impl Fleet {
-    /// Starts to accept on one listener.
-    fn listen(&self, config: InboundConfig, socket: std::net::TcpListener) -> io::Result<()> {
-        let port = socket.local_addr()?.port();
-        let tls = Arc::new(ServerTls::new(
-            self.identity.clone(),
-            ServerTlsOptions {
-                require_post_quantum: config.tls.require_post_quantum,
-                ..ServerTlsOptions::default()
-            },
-        ));
-        let seats: Vec<_> = self
-            .workers
-            .seats()
-            .map(|seat| {
-                let inbound = self.inbound(&config, port, Arc::clone(&tls));
-                seat.runtime().spawn(sweep(Arc::clone(&inbound.pool)));
-                (seat.clone(), inbound)
-            })
-            .collect();
-        let Some((first, _)) = seats.first().cloned() else {
-            return Ok(());
-        };
-        let listener = Listener {
-            seats,
-            connections: Arc::new(Semaphore::new(config.limits.max_connections)),
-            metrics: Arc::clone(&self.metrics),
-            drain: self.drain.clone(),
-        };
-        first.runtime().spawn(async move {
-            match tokio::net::TcpListener::from_std(socket) {
-                Ok(socket) => listener.run(socket).await,
-                Err(error) => tracing::error!(%error, "cannot listen"),
-            }
-        });
-        Ok(())
-    }
-
-    fn inbound(&self, config: &InboundConfig, port: u16, tls: Arc<ServerTls>) -> Arc<Inbound> {
-        Arc::new(Inbound {
-            name: Arc::clone(&config.name),
-            limits: config.limits.clone(),
-            enforcer: Enforcer {
-                policies: self.store.clone(),
-                service: Arc::clone(&config.service),
-                hosts: config.hosts.clone(),
-                port,
-                mode: config.mode,
-                show_reason: config.show_reason,
-            },
-            pool: Pool::new(config.upstream.clone()),
-            tls,
-            identity: self.identity.clone(),
-            recorder: self.recorder.clone(),
-            metrics: Arc::clone(&self.metrics),
-        })
-    }
-}
-
-async fn sweep(pool: Arc<Pool>) {
-    loop {
-        tokio::time::sleep(POOL_SWEEP).await;
-        pool.expire();
-    }
 }

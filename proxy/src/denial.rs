@@ -73,10 +73,11 @@ impl Denial {
         )
     }
 
-    /// No policy has been loaded yet.
+    /// There is no policy yet, or no identity; the entry says which.
     pub(crate) fn not_ready(entry: Entry) -> Self {
-        let detail = "the sidecar has no policy yet";
-        let mut denial = Self::new(entry, StatusCode::SERVICE_UNAVAILABLE, "no_policy", detail);
+        let detail = "the sidecar is not ready to decide";
+        let reason_code = entry.reason_code();
+        let mut denial = Self::new(entry, StatusCode::SERVICE_UNAVAILABLE, reason_code, detail);
         denial.retry_after = Some(1);
         denial
     }
@@ -129,7 +130,7 @@ impl Denial {
         self.entry.completed();
         let mut response = match shape {
             Shape::Grpc => self.trailers_only(),
-            Shape::Http | Shape::WebSocket => self.problem(),
+            Shape::Http | Shape::WebSocket | Shape::Tcp => self.problem(),
         };
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

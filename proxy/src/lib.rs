@@ -7,21 +7,28 @@
 
 mod admin;
 mod app;
+mod caller;
 pub mod child;
 pub mod cli;
 pub mod config;
+mod connection;
 pub mod demo;
 mod denial;
 mod drain;
 mod enforce;
+mod fleet;
 mod forward;
+mod gate;
 mod identity;
 mod inbound;
 mod listener;
 mod moment;
+mod outbound;
 mod policies;
 mod policy_loads;
 mod protocol;
 mod record;
+mod route;
+mod stream;
 mod trust;
 mod worker;

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::drain::Drain;
 use crate::inbound::Inbound;
+use crate::outbound::Outbound;
 use crate::record::metrics::Metrics;
 use crate::worker::Seat;
 
@@ -32,10 +33,26 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// One inbound listener with a place at every worker.
+/// How a listener lets connections in.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    Inbound(Inbound),
+    Outbound(Outbound),
+}
+
+impl Entrance {
+    async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+        match self {
+            Self::Inbound(inbound) => inbound.serve(socket, source, drain).await,
+            Self::Outbound(outbound) => outbound.serve(socket, source, drain).await,
+        }
+    }
+}
+
+/// One listener with a place at every worker.
 pub(crate) struct Listener {
     /// The listener as each worker serves it; never empty.
-    pub(crate) seats: Vec<(Seat, Arc<Inbound>)>,
+    pub(crate) seats: Vec<(Seat, Arc<Entrance>)>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
@@ -71,15 +88,15 @@ impl Listener {
             .iter()
             .enumerate()
             .min_by_key(|(_, (seat, _))| seat.load());
-        let Some((index, (seat, inbound))) = least else {
+        let Some((index, (seat, entrance))) = least else {
             return;
         };
         let _ = stream.set_nodelay(true);
         let place = Place::take(seat, permit, &self.metrics);
-        let (inbound, drain) = (Arc::clone(inbound), self.drain.clone());
+        let (entrance, drain) = (Arc::clone(entrance), self.drain.clone());
         if index == 0 {
             let serve = async move {
-                inbound.serve(stream, source, drain).await;
+                entrance.serve(stream, source, drain).await;
                 drop(place);
             };
             self.drain.spawn(serve);
@@ -91,7 +108,7 @@ impl Listener {
         };
         let serve = async move {
             match TcpStream::from_std(stream) {
-                Ok(stream) => inbound.serve(stream, source, drain).await,
+                Ok(stream) => entrance.serve(stream, source, drain).await,
                 Err(error) => tracing::error!(%error, "cannot take a connection over"),
             }
             drop(place);

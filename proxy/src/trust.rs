@@ -1,9 +1,11 @@
-//! How long a peer may stay connected: no longer than it would be accepted anew.
+//! How long a caller may stay connected: no longer than it would be let in anew.
 
 use std::time::{Duration, SystemTime};
 
 use wayleave_certs::verify::VerifyError;
-use wayleave_certs::{IdentityReader, Peer};
+use wayleave_certs::{Identity, IdentityReader, Peer};
+
+use crate::caller::Caller;
 
 /// How often trust is looked at without an event: a clock that jumped or slept tells nobody.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -11,11 +13,11 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// A certificate is valid to the end of its last second (RFC 5280 section 4.1.2.5).
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
-/// A peer, and the snapshots by which it is trusted.
+/// A caller, and the snapshots by which it is trusted.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
     identity: IdentityReader,
-    peer: Peer,
+    caller: Caller,
 }
 
 /// Why a connection may not go on.
@@ -40,28 +42,48 @@ impl TrustEnded {
 }
 
 impl Trust {
-    pub(crate) fn new(identity: IdentityReader, peer: Peer) -> Self {
-        Self { identity, peer }
+    pub(crate) fn new(identity: IdentityReader, caller: Caller) -> Self {
+        Self { identity, caller }
     }
 
-    /// Completes once the peer is no longer trusted, and says why.
-    pub(crate) async fn ended(mut self) -> TrustEnded {
-        loop {
-            let now = SystemTime::now();
-            match self.identity.current() {
-                None => return TrustEnded::Withdrawn,
-                Some(identity) => {
-                    if let Err(error) = identity.still_trusts(&self.peer, now) {
-                        return error.into();
-                    }
+    /// Completes once the caller is no longer trusted, and says why. Who proved nothing had no
+    /// trust to lose.
+    pub(crate) async fn ended(self) -> TrustEnded {
+        match &self.caller {
+            Caller::Peer(peer) => peer_ended(self.identity, peer).await,
+            Caller::Workload(identity) => workload_ended(self.identity, identity).await,
+            Caller::Anonymous | Caller::Unidentified => std::future::pending().await,
+        }
+    }
+}
+
+/// Completes once our own SVID names another workload, or none.
+async fn workload_ended(mut reader: IdentityReader, identity: &Identity) -> TrustEnded {
+    while let Some(current) = reader.current() {
+        if current.svid().id() != identity.svid().id() {
+            break;
+        }
+        reader.changed().await;
+    }
+    TrustEnded::Withdrawn
+}
+
+async fn peer_ended(mut reader: IdentityReader, peer: &Peer) -> TrustEnded {
+    loop {
+        let now = SystemTime::now();
+        match reader.current() {
+            None => return TrustEnded::Withdrawn,
+            Some(identity) => {
+                if let Err(error) = identity.still_trusts(peer, now) {
+                    return error.into();
                 }
             }
-            let left = self.peer.not_after().duration_since(now);
-            let left = left.unwrap_or_default() + LAST_SECOND;
-            tokio::select! {
-                () = self.identity.changed() => {}
-                () = tokio::time::sleep(left.min(RECHECK)) => {}
-            }
+        }
+        let left = peer.not_after().duration_since(now);
+        let left = left.unwrap_or_default() + LAST_SECOND;
+        tokio::select! {
+            () = reader.changed() => {}
+            () = tokio::time::sleep(left.min(RECHECK)) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
 use super::Admin;
-use crate::config::{InboundConfig, InboundMode};
+use crate::config::{InboundConfig, InboundMode, OutboundConfig};
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 
@@ -114,10 +114,12 @@ pub(crate) struct FailedLoadStatus {
     pub(crate) problems: Vec<String>,
 }
 
-/// A listener that callers reach.
+/// A listener, with where its calls go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Listening {
     pub(crate) name: String,
+    /// `inbound` or `outbound`.
+    pub(crate) direction: String,
     pub(crate) address: SocketAddr,
     pub(crate) service: String,
     /// `enforce` or `audit`.
@@ -127,21 +129,39 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// A listener with the address that it was given.
-    pub(crate) fn new(config: &InboundConfig, address: SocketAddr) -> Self {
-        let mode = match config.mode {
-            InboundMode::Enforce => "enforce",
-            InboundMode::Audit => "audit",
-        };
+    /// An inbound listener with the address that it was given.
+    pub(crate) fn inbound(config: &InboundConfig, address: SocketAddr) -> Self {
         Self {
             name: config.name.to_string(),
+            direction: "inbound".to_owned(),
             address,
             service: config.service.to_string(),
-            mode: mode.to_owned(),
-            upstream: config.upstream.address.to_string(),
+            mode: mode(config.mode),
+            upstream: config.upstream.to_string(),
             require_post_quantum: config.tls.require_post_quantum,
         }
     }
+
+    /// An outbound listener with the address that it was given.
+    pub(crate) fn outbound(config: &OutboundConfig, address: SocketAddr) -> Self {
+        Self {
+            name: config.name.to_string(),
+            direction: "outbound".to_owned(),
+            address,
+            service: config.destination.service.to_string(),
+            mode: mode(config.mode),
+            upstream: config.destination.upstream.to_string(),
+            require_post_quantum: false,
+        }
+    }
+}
+
+fn mode(mode: InboundMode) -> String {
+    match mode {
+        InboundMode::Enforce => "enforce",
+        InboundMode::Audit => "audit",
+    }
+    .to_owned()
 }
 
 impl Status {

@@ -307,7 +307,7 @@ impl InboundFacts {
             name: inbound.name.to_string(),
             listen: inbound.listen.to_string(),
             service: inbound.service.to_string(),
-            upstream: inbound.upstream.address.to_string(),
+            upstream: inbound.upstream.to_string(),
         }
     }
 }

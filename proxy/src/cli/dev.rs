@@ -17,8 +17,8 @@ use super::{FAILED, logging, report, starter};
 use crate::app::{Sidecar, Start};
 use crate::child::{self, Child, Signal, Signals};
 use crate::config::{
-    self, HostPort, InboundConfig, InboundMode, LimitsConfig, LogFormat, TlsConfig, UpstreamConfig,
-    UpstreamProtocol,
+    self, Address, HostPort, InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, LogFormat,
+    TlsConfig, UpstreamConfig, UpstreamProtocol,
 };
 use crate::demo;
 use crate::policies::PolicyFiles;
@@ -108,6 +108,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         identity: directory.reader(),
         policies: PolicyFiles::new(vec![policies]),
         inbound: vec![inbound(&args, upstream.address.clone())],
+        outbound: Vec::new(),
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,
@@ -164,9 +165,10 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
         listen: args.listen,
         service: starter::SERVICE.into(),
         hosts: Vec::new(),
+        protocol: ListenerProtocol::Http,
         upstream: UpstreamConfig {
             protocol: args.upstream_protocol,
-            ..UpstreamConfig::at(address)
+            ..UpstreamConfig::at(Address::Tcp(address))
         },
         limits: LimitsConfig::default(),
         mode: InboundMode::Enforce,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use miette::Diagnostic;
@@ -78,6 +79,7 @@ async fn serve(config: Config) -> ExitCode {
         identity: reader.clone(),
         policies: PolicyFiles::new(config.policies.paths),
         inbound: config.inbound,
+        outbound: config.outbound,
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
@@ -101,31 +103,37 @@ async fn serve(config: Config) -> ExitCode {
 /// The addresses that callers and probes reach, port 0 resolved.
 struct Addresses {
     inbound: String,
+    outbound: String,
     admin: SocketAddr,
 }
 
 fn addresses(sidecar: &Sidecar) -> Addresses {
-    for (name, address) in sidecar.inbound() {
+    for (name, address) in sidecar.inbound().iter().chain(sidecar.outbound()) {
         tracing::info!(listener = &**name, %address, "listening");
     }
-    let inbound: Vec<_> = sidecar
-        .inbound()
-        .iter()
-        .map(|(_, address)| address.to_string())
-        .collect();
+    let joined = |listeners: &[(Arc<str>, SocketAddr)]| {
+        let addresses = listeners.iter().map(|(_, address)| address.to_string());
+        addresses.collect::<Vec<_>>().join(",")
+    };
     Addresses {
-        inbound: inbound.join(","),
+        inbound: joined(sidecar.inbound()),
+        outbound: joined(sidecar.outbound()),
         admin: sidecar.admin(),
     }
 }
 
 /// One line with the addresses, once there is an identity to serve with.
-async fn tell_ready(Addresses { inbound, admin }: Addresses, identity: IdentityReader) {
+async fn tell_ready(addresses: Addresses, identity: IdentityReader) {
+    let Addresses {
+        inbound,
+        outbound,
+        admin,
+    } = addresses;
     if identity.current().is_none() {
-        tracing::info!(%inbound, %admin, "waiting for the first SVID");
+        tracing::info!(%inbound, %outbound, %admin, "waiting for the first SVID");
         identity::until_svid(identity).await;
     }
-    tracing::info!(inbound, %admin, "ready");
+    tracing::info!(inbound, outbound, %admin, "ready");
 }
 
 /// Tells why there will be no identity any more, and answers with the exit status.

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::{LimitsConfig, LogFormat, UpstreamConfig, UpstreamProtocol};
-use crate::config::HostPort;
+use super::{
+    Address, LimitsConfig, ListenerProtocol, LogFormat, UpstreamConfig, UpstreamProtocol,
+    UpstreamTls,
+};
 
 pub(super) const ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000);
@@ -20,6 +22,8 @@ pub(super) const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 
 pub(super) const FIRST_SVID_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const LISTENER_PROTOCOL: ListenerProtocol = ListenerProtocol::Http;
 
 pub(super) const PROTOCOL: UpstreamProtocol = UpstreamProtocol::Http1;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,12 +54,13 @@ impl Default for LimitsConfig {
 }
 
 impl UpstreamConfig {
-    /// The upstream at `address`, with the default protocol, times and pool.
+    /// The upstream at `address`, plain, with the default protocol, times and pool.
     #[must_use]
-    pub fn at(address: HostPort) -> Self {
+    pub fn at(address: Address) -> Self {
         Self {
-            address,
+            addresses: vec![address],
             protocol: PROTOCOL,
+            tls: UpstreamTls::Off,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             pool_idle_timeout: POOL_IDLE_TIMEOUT,

@@ -7,6 +7,8 @@
 
 mod defaults;
 mod identity;
+mod limits;
+mod listeners;
 mod load;
 mod problem;
 mod raw;
@@ -15,6 +17,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upstream;
 mod validate;
 mod values;
 
@@ -32,6 +35,7 @@ pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;
 pub use wayleave_certs::workload_api::Endpoint;
+pub use wayleave_identity::SpiffeIdPattern;
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Config {
     pub policies: PoliciesConfig,
     /// The listeners that callers reach; at least one, with distinct names and addresses.
     pub inbound: Vec<InboundConfig>,
+    /// The listeners that the workload calls out through; distinct as the inbound ones are.
+    pub outbound: Vec<OutboundConfig>,
     /// The admin listener.
     pub admin: AdminConfig,
     /// What is logged, and where decisions are recorded.
@@ -99,6 +105,8 @@ pub struct InboundConfig {
     pub service: Arc<str>,
     /// Host names served here, in lower case and without a port; empty serves every host.
     pub hosts: Vec<String>,
+    /// What callers speak; HTTP by default.
+    pub protocol: ListenerProtocol,
     /// Whether what policy denies is refused; `enforce` by default.
     pub mode: InboundMode,
     /// The workload.
@@ -109,6 +117,45 @@ pub struct InboundConfig {
     pub show_reason: bool,
     /// What is asked of a caller's TLS beyond what always holds.
     pub tls: TlsConfig,
+}
+
+/// One listener that the workload calls out through: plain on this side, and on loopback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundConfig {
+    /// The listener's name in logs and metrics: 1 to 63 of `a-z`, `0-9`, `-` and `_`.
+    pub name: Arc<str>,
+    /// The loopback address to bind; port 0 asks the kernel for a free port.
+    pub listen: SocketAddr,
+    /// What the workload speaks; HTTP by default.
+    pub protocol: ListenerProtocol,
+    /// Where calls go.
+    pub destination: DestinationConfig,
+    /// Whether what policy denies is refused; `enforce` by default.
+    pub mode: InboundMode,
+    /// What the workload may hold or take.
+    pub limits: LimitsConfig,
+    /// Whether the workload is told the policy's `@reason`; `false` by default.
+    pub show_reason: bool,
+}
+
+/// A service that the workload calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationConfig {
+    /// The Cedar `Service` that policies know it by; distinct.
+    pub service: Arc<str>,
+    /// Host names that it is called by, in lower case and without a port; empty stands for all.
+    pub hosts: Vec<String>,
+    /// How it is reached.
+    pub upstream: UpstreamConfig,
+}
+
+/// What a listener's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 or HTTP/2: every request is decided.
+    Http,
+    /// Bytes that are not looked into: every connection is decided.
+    Tcp,
 }
 
 /// What becomes of a call that policy denies.
@@ -132,10 +179,12 @@ pub struct TlsConfig {
 /// Where allowed calls go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Host name or IP address, and port.
-    pub address: HostPort,
-    /// What the upstream speaks, without TLS; HTTP/1.1 by default.
+    /// Where it listens; at least one, tried in this order.
+    pub addresses: Vec<Address>,
+    /// What the upstream speaks; HTTP/1.1 by default.
     pub protocol: UpstreamProtocol,
+    /// How it is made sure that the upstream is the one that is meant; plain by default.
+    pub tls: UpstreamTls,
     /// How long a connection attempt may take; 1 ms to 5 min, 5 s by default.
     pub connect_timeout: Duration,
     /// How long the upstream may take until its response head; 1 ms to 1 h, 60 s by default.
@@ -144,6 +193,24 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     /// Idle connections kept by each worker; 0 to 10,000, 64 by default.
     pub pool_max_idle: usize,
+}
+
+/// An address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Host name or IP address, and port.
+    Tcp(HostPort),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// TLS towards an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// None: for the workload on loopback.
+    Off,
+    /// Mutual TLS with our SVID; the upstream must prove to be one of these workloads.
+    Mutual(SpiffeIdPattern),
 }
 
 /// The protocol spoken towards an upstream.
@@ -227,6 +294,37 @@ pub enum DecisionSink {
 pub struct RuntimeConfig {
     /// Threads that serve calls, each on a runtime of its own; 1 to 256, 1 by default.
     pub workers: NonZeroUsize,
+}
+
+impl UpstreamConfig {
+    /// The port of the first address that has one; 0 for unix sockets.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        let ports = self.addresses.iter().filter_map(|address| match address {
+            Address::Tcp(address) => Some(address.port),
+            Address::Unix(_) => None,
+        });
+        ports.take(1).next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for UpstreamConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, address) in self.addresses.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{address}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl fmt::Display for HostPort {

@@ -23,6 +23,8 @@ pub(super) struct RawConfig {
     pub(super) identity: Option<Section<RawIdentity>>,
     pub(super) policies: Option<Section<RawPolicies>>,
     pub(super) inbound: Option<Section<Vec<Section<RawInbound>>>>,
+    pub(super) outbound: Option<Section<Vec<Section<RawOutbound>>>>,
+    pub(super) destinations: Option<Section<Vec<Section<RawDestination>>>>,
     pub(super) admin: Option<Section<RawAdmin>>,
     pub(super) log: Option<Section<RawLog>>,
     pub(super) runtime: Option<Section<RawRuntime>>,
@@ -89,11 +91,32 @@ pub(super) struct RawInbound {
     pub(super) listen: Option<Field>,
     pub(super) service: Option<Field>,
     pub(super) hosts: Option<Section<Vec<Field>>>,
+    pub(super) protocol: Option<Field>,
     pub(super) mode: Option<Field>,
     pub(super) upstream: Option<Section<RawUpstream>>,
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
     pub(super) tls: Option<Section<RawTls>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutbound {
+    pub(super) name: Option<Field>,
+    pub(super) listen: Option<Field>,
+    pub(super) protocol: Option<Field>,
+    pub(super) destination: Option<Field>,
+    pub(super) mode: Option<Field>,
+    pub(super) limits: Option<Section<RawLimits>>,
+    pub(super) show_reason: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDestination {
+    pub(super) service: Option<Field>,
+    pub(super) hosts: Option<Section<Vec<Field>>>,
+    pub(super) upstream: Option<Section<RawUpstream>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,11 +129,19 @@ pub(super) struct RawTls {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawUpstream {
     pub(super) address: Option<Field>,
+    pub(super) addresses: Option<Section<Vec<Field>>>,
     pub(super) protocol: Option<Field>,
+    pub(super) tls: Option<Section<RawUpstreamTls>>,
     pub(super) connect_timeout: Option<Field>,
     pub(super) response_timeout: Option<Field>,
     pub(super) pool_idle_timeout: Option<Field>,
     pub(super) pool_max_idle: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstreamTls {
+    pub(super) peer: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use wayleave_certs::source::federation::EndpointUrl;
 use wayleave_certs::workload_api::Endpoint;
-use wayleave_identity::{SpiffeId, TrustDomain};
+use wayleave_identity::{SpiffeId, SpiffeIdPattern, TrustDomain};
 
-use super::HostPort;
 use super::problem::{Wrong, quoted};
 use super::reader::closest;
 use super::tree::{Node, Value};
+use super::{Address, HostPort};
 
 /// Longest DNS name, in bytes (RFC 1035, section 2.3.4).
 const MAX_DNS_NAME: usize = 253;
@@ -182,6 +182,15 @@ pub(super) fn host_port(node: &Node) -> Result<HostPort, Wrong> {
     host_port_of(written).map_err(|help| not_an("address", written, expected).help(help))
 }
 
+/// Where an upstream listens: a host and a port, or `unix:` and the path of a socket.
+pub(super) fn address(node: &Node, base: &Path) -> Result<Address, Wrong> {
+    let expected = "a host and a port, such as `127.0.0.1:8080`, or `unix:` and a path";
+    match text(node, expected)?.strip_prefix("unix:") {
+        Some(path) => file_path(path, base).map(Address::Unix),
+        None => host_port(node).map(Address::Tcp),
+    }
+}
+
 /// The host and port written as `text`; the error says how they are written.
 pub(crate) fn host_port_of(text: &str) -> Result<HostPort, &'static str> {
     const FORM: &str = "write a host and a port, such as `127.0.0.1:8080` or `app.local:8080`";
@@ -290,6 +299,15 @@ pub(super) fn spiffe_id(node: &Node) -> Result<SpiffeId, Wrong> {
         return Err(not_a("workload", id.as_str(), expected));
     }
     Ok(id)
+}
+
+/// The SPIFFE IDs of workloads: one, all below a path, or all of a trust domain.
+pub(super) fn spiffe_id_pattern(node: &Node) -> Result<SpiffeIdPattern, Wrong> {
+    parsed(
+        node,
+        "SPIFFE ID or pattern",
+        "a SPIFFE ID, such as `spiffe://shop.example/ns/web/sa/cart`, or a prefix of it and `/*`",
+    )
 }
 
 /// A text of a form of its own.

@@ -70,7 +70,7 @@ fn the_documented_defaults_are_the_defaults() {
     let whole = read(&yaml_blocks()[1]).unwrap();
     let minimal = read(MINIMAL).unwrap();
     assert_eq!(whole.inbound[0].limits, minimal.inbound[0].limits);
-    let address = whole.inbound[0].upstream.address.clone();
+    let address = whole.inbound[0].upstream.addresses[0].clone();
     assert_eq!(whole.inbound[0].upstream, UpstreamConfig::at(address));
     assert_eq!(whole.admin, minimal.admin);
     assert_eq!(whole.log, minimal.log);
@@ -125,7 +125,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "name: orders",
             "nmae: orders",
-            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, mode, upstream, limits, show_reason, tls",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, protocol, mode, upstream, limits, show_reason, tls",
         ),
         (
             "name: orders",

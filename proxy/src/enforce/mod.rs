@@ -3,21 +3,20 @@
 
 mod lease;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use wayleave_authz::{
-    Action, Context, Direction, Effect, Facts, Headers, NoClaims, PolicyStore, Principal,
-    RecordedHeaders, Resource, Tls,
+    Action, Context, Direction, Effect, Facts, Headers, NoClaims, PolicyStore, RecordedHeaders,
+    Resource, Tls,
 };
-use wayleave_certs::Peer;
 
 use crate::config::InboundMode;
 use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
-use crate::record::{Decided, Entry};
+use crate::record::{Decided, Entry, Origin};
+use crate::route::Route;
 pub(crate) use lease::Lease;
 
 /// The enforcement point of one listener.
@@ -25,32 +24,36 @@ pub(crate) use lease::Lease;
 pub(crate) struct Enforcer {
     /// The policies in force; swapped when they are loaded anew.
     pub(crate) policies: PolicyStore,
-    /// The Cedar `Service` behind the listener.
-    pub(crate) service: Arc<str>,
-    /// Hosts that are served here; empty serves every host.
-    pub(crate) hosts: Vec<String>,
-    /// The port callers reach the service on.
-    pub(crate) port: u16,
+    /// Towards the workload, or away from it.
+    pub(crate) direction: Direction,
     /// What becomes of a call that policy denies.
     pub(crate) mode: InboundMode,
     /// Whether a denied caller is told the policy's `@reason`.
     pub(crate) show_reason: bool,
 }
 
+/// What is to be decided: a call, where it came from and where it would go.
+pub(crate) struct Ask<'a> {
+    pub(crate) call: Call,
+    pub(crate) origin: &'a Origin,
+    pub(crate) route: &'a Route,
+    /// Those that will be forwarded.
+    pub(crate) headers: &'a HeaderMap,
+}
+
 impl Enforcer {
-    /// Decides one call. `headers` are those that will be forwarded.
-    pub(crate) fn enforce(
-        &self,
-        mut entry: Entry,
-        call: Call,
-        peer: &Peer,
-        source: SocketAddr,
-        headers: &HeaderMap,
-    ) -> Result<Lease, Denial> {
-        if !self.serves(call.host()) {
-            entry.refused("host_not_served", Some(call), None);
-            return Err(Denial::host_not_served(entry));
-        }
+    /// Decides one call.
+    pub(crate) fn enforce(&self, mut entry: Entry, ask: Ask<'_>) -> Result<Lease, Denial> {
+        let Ask {
+            call,
+            origin,
+            route,
+            headers,
+        } = ask;
+        let Some(principal) = origin.caller.principal() else {
+            entry.refused("no_identity", Some(call), None);
+            return Err(Denial::not_ready(entry));
+        };
         let Some(engine) = self.policies.current() else {
             entry.refused("no_policy", Some(call), None);
             return Err(Denial::not_ready(entry));
@@ -58,10 +61,10 @@ impl Enforcer {
         let action = action(&call);
         let headers = ForwardedHeaders(headers);
         let facts = Facts {
-            principal: Principal::Workload(peer.id()),
+            principal,
             action,
-            resource: self.resource(&call),
-            context: context(&entry, &call, peer, source, &headers),
+            resource: resource(&call, route),
+            context: context(&entry, &call, origin, &headers),
         };
         let began = Instant::now();
         let decision = match self.mode {
@@ -72,7 +75,8 @@ impl Enforcer {
         entry.decided(Decided {
             call,
             action: action.as_str(),
-            port: self.port,
+            service: Arc::clone(&route.service),
+            port: route.port,
             headers,
             query: engine.reads_query(),
             decision,
@@ -83,48 +87,44 @@ impl Enforcer {
             Effect::Deny => Err(Denial::by_policy(entry, self.show_reason)),
         }
     }
+}
 
-    fn serves(&self, host: &str) -> bool {
-        self.hosts.is_empty() || self.hosts.iter().any(|served| served == host)
-    }
-
-    fn resource<'a>(&'a self, call: &'a Call) -> Resource<'a> {
-        Resource {
-            service: &self.service,
-            host: call.host(),
-            path: call.path(),
-            template: None,
-            port: self.port,
-            documented: false,
-        }
+fn resource<'a>(call: &'a Call, route: &'a Route) -> Resource<'a> {
+    Resource {
+        service: &route.service,
+        host: call.host(),
+        path: call.path(),
+        template: None,
+        port: route.port,
+        documented: false,
     }
 }
 
 fn action(call: &Call) -> Action {
-    match call.shape() {
-        Shape::Grpc => Action::GRPC_CALL,
-        Shape::Http | Shape::WebSocket => Action::from_http_method(call.method().as_str()),
+    match (call.shape(), call.method()) {
+        (Shape::Grpc, _) => Action::GRPC_CALL,
+        (Shape::Http | Shape::WebSocket, Some(method)) => Action::from_http_method(method.as_str()),
+        (Shape::Tcp, _) | (_, None) => Action::TCP_CONNECT,
     }
 }
 
 fn context<'a>(
     entry: &Entry,
     call: &'a Call,
-    peer: &'a Peer,
-    source: SocketAddr,
+    origin: &'a Origin,
     headers: &'a ForwardedHeaders<'a>,
 ) -> Context<'a> {
-    let tls = peer.tls();
+    let tls = origin.caller.tls().map(|tls| Tls {
+        version: tls.version,
+        key_exchange: tls.key_exchange,
+        post_quantum: tls.post_quantum,
+    });
     Context {
-        direction: Direction::Inbound,
+        direction: origin.direction,
         time: entry.time(),
-        source_ip: source.ip().to_canonical(),
-        tls: Some(Tls {
-            version: tls.version,
-            key_exchange: tls.key_exchange,
-            post_quantum: tls.post_quantum,
-        }),
-        method: Some(call.method().as_str()),
+        source_ip: origin.source.ip().to_canonical(),
+        tls,
+        method: call.method().map(Method::as_str),
         query: call.query(),
         headers,
         claims: &NoClaims,

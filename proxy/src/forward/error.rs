@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use wayleave_certs::tls::HandshakeError;
+
 use crate::record::Failure;
 
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,10 @@ pub(super) enum ForwardError {
     Connect(#[source] io::Error),
     #[error("no upstream connection within {0:?}")]
     ConnectTimeout(Duration),
+    #[error("`{0}` cannot be sent as a server name")]
+    ServerName(String),
+    #[error("the upstream is not the workload that is meant")]
+    Tls(#[source] Box<HandshakeError>),
     #[error("the upstream does not speak the configured protocol")]
     Handshake(#[source] hyper::Error),
     #[error("no response head within {0:?}")]
@@ -29,7 +35,11 @@ impl ForwardError {
     /// What records and the caller are told.
     pub(super) fn failure(&self) -> Failure {
         match self {
-            Self::Resolve(_) | Self::NoAddress | Self::Connect(_) => Failure::UpstreamUnreachable,
+            Self::Resolve(_)
+            | Self::NoAddress
+            | Self::Connect(_)
+            | Self::ServerName(_)
+            | Self::Tls(_) => Failure::UpstreamUnreachable,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
             Self::Handshake(_) | Self::Broke(_) | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
         }

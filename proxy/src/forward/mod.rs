@@ -1,12 +1,13 @@
 //! Carries an allowed call to the upstream and the answer back. Needs a [`Lease`] by
 //! value: what was not allowed cannot be forwarded.
 
+mod dial;
 mod error;
 pub(crate) mod headers;
 mod pool;
 mod request_body;
 mod response_body;
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
+pub(crate) use dial::Dialer;
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};

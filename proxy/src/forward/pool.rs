@@ -8,12 +8,13 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
+use super::dial::Dialer;
 use super::error::ForwardError;
 use super::request_body::RequestBody;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::protocol::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::stream::Stream;
 
 /// A connection that was used within this time is taken for alive; an older one may have
 /// been closed under us, so a request on it is prepared to be sent again.
@@ -25,7 +26,7 @@ type Http2 = http2::SendRequest<RequestBody>;
 /// The connections of one worker to one upstream.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    config: UpstreamConfig,
+    dialer: Arc<Dialer>,
     idle: Mutex<Vec<Idle>>,
     shared: tokio::sync::Mutex<Option<Http2>>,
 }
@@ -58,9 +59,9 @@ impl Held {
 
 impl Pool {
     /// An empty pool for one upstream.
-    pub(crate) fn new(config: UpstreamConfig) -> Arc<Self> {
+    pub(crate) fn new(dialer: Arc<Dialer>) -> Arc<Self> {
         Arc::new(Self {
-            config,
+            dialer,
             idle: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
         })
@@ -68,7 +69,12 @@ impl Pool {
 
     /// The upstream's settings.
     pub(crate) fn config(&self) -> &UpstreamConfig {
-        &self.config
+        self.dialer.config()
+    }
+
+    /// A connection of its own, for bytes that are not looked into.
+    pub(super) async fn dial(&self) -> Result<Stream, ForwardError> {
+        self.dialer.connect().await
     }
 
     /// Sends a request and waits for the response's head.
@@ -76,7 +82,7 @@ impl Pool {
         self: &Arc<Self>,
         request: Request<RequestBody>,
     ) -> Result<Answer, ForwardError> {
-        match self.config.protocol {
+        match self.config().protocol {
             UpstreamProtocol::Http1 => self.send_http1(request).await,
             UpstreamProtocol::Http2 => self.send_http2(request).await,
         }
@@ -128,7 +134,7 @@ impl Pool {
     fn take(&self) -> Option<Idle> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(candidate) = idle.pop() {
-            if candidate.since.elapsed() > self.config.pool_idle_timeout {
+            if candidate.since.elapsed() > self.config().pool_idle_timeout {
                 // What lies below is older still.
                 idle.clear();
                 return None;
@@ -145,7 +151,7 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() >= self.config.pool_max_idle {
+        if idle.len() >= self.config().pool_max_idle {
             return;
         }
         idle.push(Idle {
@@ -157,11 +163,11 @@ impl Pool {
     /// Closes connections that have been idle for too long.
     pub(crate) fn expire(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|kept| kept.since.elapsed() <= self.config.pool_idle_timeout);
+        idle.retain(|kept| kept.since.elapsed() <= self.config().pool_idle_timeout);
     }
 
     async fn connect_http1(&self) -> Result<Http1, ForwardError> {
-        let stream = self.connect().await?;
+        let stream = self.dialer.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
@@ -181,7 +187,7 @@ impl Pool {
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect().await?;
+        let stream = self.dialer.connect().await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(Some(STREAM_WINDOW))
@@ -196,32 +202,6 @@ impl Pool {
         });
         *shared = Some(sender.clone());
         Ok(sender)
-    }
-
-    async fn connect(&self) -> Result<TcpStream, ForwardError> {
-        let limit = self.config.connect_timeout;
-        let attempt = tokio::time::timeout(limit, self.connect_any());
-        let stream = attempt
-            .await
-            .map_err(|_| ForwardError::ConnectTimeout(limit))??;
-        stream.set_nodelay(true).map_err(ForwardError::Connect)?;
-        Ok(stream)
-    }
-
-    /// Connects to the first address that answers.
-    async fn connect_any(&self) -> Result<TcpStream, ForwardError> {
-        let address = &self.config.address;
-        let addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
-            .await
-            .map_err(ForwardError::Resolve)?;
-        let mut last = ForwardError::NoAddress;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = ForwardError::Connect(error),
-            }
-        }
-        Err(last)
     }
 }
 

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use http::{Response, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::headers;
+use super::pool::Pool;
 use super::response_body::ResponseBody;
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
+use crate::stream::Stream;
 use crate::trust::Trust;
 
 /// How long a tunnel may last, whatever is carried.
@@ -37,21 +39,44 @@ pub(super) fn open(
     lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
     let drain = tenure.drain.clone();
-    drain.spawn(carry(lease, downstream, upstream, tenure));
+    drain.spawn(switch(lease, downstream, upstream, tenure));
     let (mut head, _) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
-async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
-    let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
-        Ok(sides) => sides,
+/// Connects an allowed connection to its upstream and carries bytes until either side ends.
+pub(crate) async fn dial(mut lease: Lease, downstream: Stream, pool: &Pool, tenure: Tenure) {
+    match pool.dial().await {
+        Ok(upstream) => carry(lease, downstream, upstream, tenure).await,
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
+            lease.failed(error.failure());
+        }
+    }
+}
+
+async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
+    match tokio::try_join!(downstream, upstream) {
+        Ok((downstream, upstream)) => {
+            let (downstream, upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+            carry(lease, downstream, upstream, tenure).await;
+        }
         Err(error) => {
             tracing::debug!(%error, "upgrade failed");
-            return lease.failed(Failure::UpstreamBroke);
+            lease.failed(Failure::UpstreamBroke);
         }
-    };
+    }
+}
+
+/// Carries for as long as the lease holds.
+async fn carry(
+    mut lease: Lease,
+    downstream: impl AsyncRead + AsyncWrite,
+    upstream: impl AsyncRead + AsyncWrite,
+    tenure: Tenure,
+) {
     tokio::select! {
         joined = join(downstream, upstream) => match joined {
             Ok(_) => lease.completed(),
@@ -69,9 +94,12 @@ async fn carry(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, ten
 }
 
 /// Carries bytes both ways. Once one side has ended, the other has a moment to end too.
-async fn join(downstream: Upgraded, upstream: Upgraded) -> io::Result<()> {
-    let (mut from_caller, mut to_caller) = tokio::io::split(TokioIo::new(downstream));
-    let (mut from_upstream, mut to_upstream) = tokio::io::split(TokioIo::new(upstream));
+async fn join(
+    downstream: impl AsyncRead + AsyncWrite,
+    upstream: impl AsyncRead + AsyncWrite,
+) -> io::Result<()> {
+    let (mut from_caller, mut to_caller) = tokio::io::split(downstream);
+    let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let up = carry_one_way(&mut from_caller, &mut to_upstream);
     let down = carry_one_way(&mut from_upstream, &mut to_caller);
     tokio::pin!(up, down);

@@ -1,4 +1,4 @@
-//! A call: what one request asks for, read once and cheap to keep.
+//! A call: what is asked for, read once and cheap to keep.
 
 use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -21,14 +21,23 @@ pub(crate) enum Shape {
     Grpc,
     /// An HTTP/1.1 upgrade to WebSocket (RFC 6455 section 4.1).
     WebSocket,
+    /// A connection whose bytes are not looked into.
+    Tcp,
 }
 
-/// One call. Method, target and trace are shared with the request, not copied.
+/// One call.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     shape: Shape,
-    method: Method,
     host: Box<str>,
+    /// What only a request has.
+    request: Option<RequestHead>,
+}
+
+/// Method, target and trace are shared with the request, not copied.
+#[derive(Debug, Clone)]
+struct RequestHead {
+    method: Method,
     target: PathAndQuery,
     version: Version,
     traceparent: Option<HeaderValue>,
@@ -51,12 +60,23 @@ impl Call {
         }
         Ok(Self {
             shape,
-            method: head.method.clone(),
             host,
-            target: target.clone(),
-            version: head.version,
-            traceparent: head.headers.get(&TRACEPARENT).cloned(),
+            request: Some(RequestHead {
+                method: head.method.clone(),
+                target: target.clone(),
+                version: head.version,
+                traceparent: head.headers.get(&TRACEPARENT).cloned(),
+            }),
         })
+    }
+
+    /// A connection to `host` whose bytes are not looked into; empty where nobody said to whom.
+    pub(crate) fn tcp(host: &str) -> Self {
+        Self {
+            shape: Shape::Tcp,
+            host: host.to_ascii_lowercase().into(),
+            request: None,
+        }
     }
 
     /// What kind of exchange this opens.
@@ -64,9 +84,9 @@ impl Call {
         self.shape
     }
 
-    /// The method, as sent: methods are case-sensitive (RFC 9110 section 9.1).
-    pub(crate) fn method(&self) -> &Method {
-        &self.method
+    /// A request's method, as sent: methods are case-sensitive (RFC 9110 section 9.1).
+    pub(crate) fn method(&self) -> Option<&Method> {
+        self.request.as_ref().map(|request| &request.method)
     }
 
     /// The host asked for: lower case, without port and trailing dot.
@@ -74,22 +94,24 @@ impl Call {
         &self.host
     }
 
-    /// The path, percent-encoded, as the upstream sees it.
+    /// The path, percent-encoded, as the upstream sees it; empty for what is no request.
     pub(crate) fn path(&self) -> &str {
-        self.target.path()
+        let request = self.request.as_ref();
+        request.map_or("", |request| request.target.path())
     }
 
     /// The query without its `?`.
     pub(crate) fn query(&self) -> Option<&str> {
-        self.target.query()
+        self.request.as_ref()?.target.query()
     }
 
-    /// The caller's HTTP version as records name it: `1.0`, `1.1` or `2`.
-    pub(crate) fn version(&self) -> &'static str {
-        match self.version {
-            Version::HTTP_2 => "2",
-            Version::HTTP_10 => "1.0",
-            _ => "1.1",
+    /// What the caller speaks, as records name it: `1.0`, `1.1` or `2` for HTTP, or `tcp`.
+    pub(crate) fn protocol(&self) -> &'static str {
+        match self.request.as_ref().map(|request| request.version) {
+            Some(Version::HTTP_2) => "2",
+            Some(Version::HTTP_10) => "1.0",
+            Some(_) => "1.1",
+            None => "tcp",
         }
     }
 
@@ -104,7 +126,8 @@ impl Call {
 
     /// The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2).
     pub(crate) fn trace_id(&self) -> Option<&str> {
-        let value = self.traceparent.as_ref()?.to_str().ok()?;
+        let value = self.request.as_ref()?.traceparent.as_ref()?;
+        let value = value.to_str().ok()?;
         let mut fields = value.split('-');
         let (_version, trace_id) = (fields.next()?, fields.next()?);
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::Method;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
-use wayleave_authz::{Decision, Effect, RecordedHeaders};
-use wayleave_certs::Peer;
+use wayleave_authz::{Decision, Direction, Effect, RecordedHeaders};
+use wayleave_certs::TlsInfo;
 
 use super::Origin;
+use crate::caller::Caller;
 use crate::protocol::Call;
 
 /// What cut an allowed call short.
@@ -50,8 +52,9 @@ pub(crate) struct DecisionRecord {
     pub(super) id: Uuid,
     pub(super) time: SystemTime,
     pub(super) listener: Arc<str>,
-    pub(super) service: Arc<str>,
-    pub(super) peer: Peer,
+    pub(super) service: Option<Arc<str>>,
+    pub(super) direction: Direction,
+    pub(super) caller: Caller,
     pub(super) source: SocketAddr,
     pub(super) call: Option<Call>,
     pub(super) refused_target: Option<String>,
@@ -75,8 +78,9 @@ impl DecisionRecord {
             id,
             time,
             listener: Arc::clone(&origin.listener),
-            service: Arc::clone(&origin.service),
-            peer: origin.peer.clone(),
+            service: origin.service.clone(),
+            direction: origin.direction,
+            caller: origin.caller.clone(),
             source: origin.source,
             call: None,
             refused_target: None,
@@ -103,15 +107,13 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("time", &rfc3339(self.time))?;
         map.serialize_entry("decision_id", &self.id)?;
         map.serialize_entry("listener", &*self.listener)?;
-        map.serialize_entry("principal", self.peer.id().as_str())?;
+        map.serialize_entry("principal", &self.caller.id())?;
         map.serialize_entry("source", &self.source)?;
-        map.serialize_entry("direction", "inbound")?;
+        map.serialize_entry("direction", self.direction.as_str())?;
         map.serialize_entry("action", &self.action)?;
         map.serialize_entry("resource", &ResourceView(self))?;
-        map.serialize_entry(
-            "method",
-            &self.call.as_ref().map(|call| call.method().as_str()),
-        )?;
+        let method = self.call.as_ref().and_then(Call::method);
+        map.serialize_entry("method", &method.map(Method::as_str))?;
         let query = self.call.as_ref().and_then(Call::query);
         if let Some(query) = query.filter(|_| self.with_query) {
             map.serialize_entry("query", query)?;
@@ -122,7 +124,7 @@ impl Serialize for DecisionRecord {
         if !self.headers.withheld.is_empty() {
             map.serialize_entry("withheld", &self.headers.withheld)?;
         }
-        map.serialize_entry("protocol", &self.call.as_ref().map(Call::version))?;
+        map.serialize_entry("protocol", &self.call.as_ref().map(Call::protocol))?;
         map.serialize_entry("effect", self.effect.as_str())?;
         map.serialize_entry("reason_code", self.reason_code)?;
         let decision = self.decision.as_ref();
@@ -141,7 +143,7 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
         map.serialize_entry("decision_ns", &nanos(self.decision_time))?;
         map.serialize_entry("duration_us", &micros(self.call_time))?;
-        map.serialize_entry("tls", &TlsView(&self.peer))?;
+        map.serialize_entry("tls", &self.caller.tls().map(TlsView))?;
         map.serialize_entry("trace_id", &self.call.as_ref().and_then(Call::trace_id))?;
         map.end()
     }
@@ -153,7 +155,7 @@ impl Serialize for ResourceView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let call = self.0.call.as_ref();
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("service", &*self.0.service)?;
+        map.serialize_entry("service", &self.0.service.as_deref())?;
         map.serialize_entry("endpoint", "*")?;
         map.serialize_entry("host", &call.map(Call::host))?;
         map.serialize_entry("path", &call.map(Call::path))?;
@@ -169,11 +171,11 @@ fn ids<'a>(policies: impl Iterator<Item = &'a Arc<str>>) -> Vec<&'a str> {
     policies.map(|id| &**id).collect()
 }
 
-struct TlsView<'a>(&'a Peer);
+struct TlsView<'a>(&'a TlsInfo);
 
 impl Serialize for TlsView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let tls = self.0.tls();
+        let tls = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("version", tls.version)?;
         map.serialize_entry("key_exchange", tls.key_exchange)?;

@@ -239,13 +239,19 @@ impl Metrics {
                 reason_code: record.reason_code,
             })
             .inc();
-        self.requests
-            .get_or_create(&RequestLabels {
-                method: record.call.as_ref().map_or("_OTHER", method_label),
-                status: record.status.unwrap_or(0),
-                error: record.failure.map(super::Failure::as_str),
-            })
-            .observe(record.call_time.as_secs_f64());
+        if record
+            .call
+            .as_ref()
+            .is_none_or(|call| call.method().is_some())
+        {
+            self.requests
+                .get_or_create(&RequestLabels {
+                    method: record.call.as_ref().map_or("_OTHER", method_label),
+                    status: record.status.unwrap_or(0),
+                    error: record.failure.map(super::Failure::as_str),
+                })
+                .observe(record.call_time.as_secs_f64());
+        }
         let would_have = record.decision.as_ref().and_then(Decision::would_have);
         if let Some(would_have) = would_have {
             let (listener, would_have) = (record.listener.to_string(), would_have.as_str());
@@ -337,7 +343,10 @@ fn number(count: usize) -> i64 {
 }
 
 fn method_label(call: &Call) -> &'static str {
-    match *call.method() {
+    let Some(method) = call.method() else {
+        return "_OTHER";
+    };
+    match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
         Method::POST => "POST",

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
-use wayleave_authz::{Decision, Effect, Obligations, RecordedHeaders};
-use wayleave_certs::Peer;
+use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 
+use crate::caller::Caller;
 use crate::protocol::Call;
 pub(crate) use calls::Calls;
 pub(crate) use decision_record::{DecisionRecord, Failure};
@@ -57,8 +57,10 @@ impl Recorder {
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) listener: Arc<str>,
-    pub(crate) service: Arc<str>,
-    pub(crate) peer: Peer,
+    /// The service, where the listener has only one.
+    pub(crate) service: Option<Arc<str>>,
+    pub(crate) direction: Direction,
+    pub(crate) caller: Caller,
     pub(crate) source: SocketAddr,
     pub(crate) calls: Arc<Calls>,
 }
@@ -67,6 +69,7 @@ pub(crate) struct Origin {
 pub(crate) struct Decided {
     pub(crate) call: Call,
     pub(crate) action: &'static str,
+    pub(crate) service: Arc<str>,
     /// The port that was called.
     pub(crate) port: u16,
     /// The headers that policies read.
@@ -136,6 +139,7 @@ impl Entry {
             record.reason_code = decided.decision.reason().as_str();
             record.call = Some(decided.call);
             record.action = Some(decided.action);
+            record.service = Some(decided.service);
             record.port = Some(decided.port);
             record.headers = decided.headers;
             record.with_query = decided.query;

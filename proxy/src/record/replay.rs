@@ -33,7 +33,7 @@ struct Line {
 
 #[derive(Debug, Deserialize)]
 struct Resource {
-    service: String,
+    service: Option<String>,
     host: Option<String>,
     path: Option<String>,
     port: Option<u16>,
@@ -76,18 +76,19 @@ impl Recorded {
         if line.kind != "decision" {
             return Err(ReplayError::OtherKind(line.kind));
         }
-        let (Some(action), Some(host), Some(path), Some(port)) = (
+        let (Some(action), Some(service), Some(host), Some(port)) = (
             &line.action,
+            &line.resource.service,
             &line.resource.host,
-            &line.resource.path,
             line.resource.port,
         ) else {
             return Err(ReplayError::NotDecided(line.reason_code));
         };
+        let path = line.resource.path.as_deref().unwrap_or_default();
         let facts = json!({
             "principal": line.principal,
             "action": action,
-            "service": line.resource.service,
+            "service": service,
             "host": host,
             "path": path,
             "port": port,

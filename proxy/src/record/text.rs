@@ -33,7 +33,7 @@ pub(super) fn line(record: &DecisionRecord, colour: bool) -> String {
         record
             .status
             .map_or_else(|| "---".into(), |status| status.to_string()),
-        record.peer.id().as_str(),
+        record.caller.name(),
         asked(record),
         why(record),
         record.decision_time.as_secs_f64() * 1e6,
@@ -48,7 +48,11 @@ pub(super) fn line(record: &DecisionRecord, colour: bool) -> String {
 
 fn asked(record: &DecisionRecord) -> Cow<'_, str> {
     match (&record.call, &record.refused_target) {
-        (Some(call), _) => Cow::Owned(format!("{} {}", call.method(), call.path())),
+        (Some(call), _) => match call.method() {
+            Some(method) => Cow::Owned(format!("{method} {}", call.path())),
+            // SECURITY: a server name is the caller's, and is shown as a refused target is.
+            None => Cow::Owned(format!("tcp {}", call.host().escape_debug())),
+        },
         // SECURITY: a target that was refused may hold anything; a terminal must not obey it.
         (None, Some(target)) => Cow::Owned(target.escape_debug().to_string()),
         (None, None) => Cow::Borrowed("?"),

@@ -8,14 +8,13 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use wayleave_certs::Alpn;
 
 use super::Connection;
 use crate::config::LimitsConfig;
 use crate::protocol::http2::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use crate::record::Failure;
+use crate::stream::Stream;
 use crate::trust::TrustEnded;
 
 /// How long a connection that is to finish may take over its first request.
@@ -26,13 +25,13 @@ trait Drivable: Future<Output = hyper::Result<()>> {
     fn finish(self: Pin<&mut Self>);
 }
 
-/// Serves a connection in the protocol that its handshake agreed on.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, connection: Arc<Connection>) {
+/// Serves a connection in the version of HTTP that was agreed on.
+pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connection>) {
     let io = TokioIo::new(stream);
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| Arc::clone(&shared).call(request));
-    let limits = &connection.inbound.limits;
-    let result = match connection.origin.peer.tls().alpn {
+    let limits = &connection.gate.limits;
+    let result = match version {
         Alpn::Http1 => {
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
@@ -81,7 +80,7 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
     tokio::pin!(serving);
     let distrusted = connection.trust().ended();
     tokio::pin!(distrusted);
-    let limits = &connection.inbound.limits;
+    let limits = &connection.gate.limits;
     let why = tokio::select! {
         result = &mut serving => return result,
         () = connection.drain.begun() => Finish::Draining,
@@ -113,9 +112,9 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
 
 fn tell_distrust(connection: &Connection, why: &TrustEnded) {
     let reason_code = why.reason_code();
-    connection.inbound.metrics.trust_ended(reason_code);
-    let (source, peer) = (connection.origin.source, connection.origin.peer.id());
-    tracing::warn!(%source, %peer, reason_code, error = %why, "peer no longer trusted, connection closing");
+    connection.gate.metrics.trust_ended(reason_code);
+    let (source, peer) = (connection.origin.source, connection.origin.caller.name());
+    tracing::warn!(%source, peer, reason_code, error = %why, "peer no longer trusted, connection closing");
 }
 
 /// Completes when a connection that is to finish has not asked for anything. An HTTP/2
@@ -143,15 +142,15 @@ async fn idled(connection: &Connection, idle: Duration) {
 /// What hyper refused by itself never became a call, so it is told here.
 fn report(connection: &Connection, error: &hyper::Error) {
     let source = connection.origin.source;
-    let peer = connection.origin.peer.id();
+    let peer = connection.origin.caller.name();
     if error.is_parse() {
-        tracing::warn!(%source, %peer, reason_code = "malformed_http", %error, "connection refused");
+        tracing::warn!(%source, peer, reason_code = "malformed_http", %error, "connection refused");
     } else {
-        tracing::debug!(%source, %peer, %error, "connection ended");
+        tracing::debug!(%source, peer, %error, "connection ended");
     }
 }
 
-impl<S> Drivable for http1::UpgradeableConnection<TokioIo<TlsStream<TcpStream>>, S>
+impl<S> Drivable for http1::UpgradeableConnection<TokioIo<Stream>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -161,7 +160,7 @@ where
     }
 }
 
-impl<S> Drivable for http2::Connection<TokioIo<TlsStream<TcpStream>>, S, TokioExecutor>
+impl<S> Drivable for http2::Connection<TokioIo<Stream>, S, TokioExecutor>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
