@@ -42,7 +42,8 @@ impl Inbound {
             .metrics
             .handshake_completed(peer.tls().key_exchange);
         tracing::debug!(listener = &*self.gate.name, %source, peer = %peer.id(), "connection");
-        self.admit(stream.into(), peer, source, drain).await;
+        // Boxed: what serves a connection is large, and the handshake need not carry it along.
+        Box::pin(self.admit(stream.into(), peer, source, drain)).await;
     }
 
     async fn admit(&self, stream: Stream, peer: Peer, source: SocketAddr, drain: Drain) {

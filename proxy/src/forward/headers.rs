@@ -45,6 +45,10 @@ pub(crate) enum Upgrade {
 
 /// Makes a request's headers those that will be forwarded, but for the caller's identity.
 pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
+    let ours = |name: &HeaderName| matches!(name.as_str(), "expect" | "x-forwarded-client-cert");
+    if upgrade == Upgrade::Strip && !headers.keys().any(|name| ours(name) || is_hop_by_hop(name)) {
+        return;
+    }
     let trailers = accepts_trailers(headers);
     strip_hop_by_hop(headers, upgrade);
     headers.remove(EXPECT);
@@ -58,7 +62,7 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
 /// is what makes an HTTP/1.1 server send the trailers that we carry.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
     // Most messages have none: comparing names is cheaper than looking each up by its hash.
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    if headers.keys().any(is_hop_by_hop) {
         strip_nominated(headers);
         for name in &HOP_BY_HOP {
             headers.remove(name);
@@ -68,6 +72,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP
+        .iter()
+        .any(|field| field.as_str() == name.as_str())
 }
 
 /// Removes what `Connection` names, but never the host: a request without it has no reading.
