@@ -3,6 +3,7 @@
 
 pub(crate) mod call;
 pub(crate) mod fact;
+pub(crate) mod flips;
 pub(crate) mod index;
 mod like;
 pub(crate) mod lower;

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     compile::{
         fact::Declared,
+        flips::Flips,
         index::{Index, Scope},
         lower::{Lowering, Unsupported},
         program::{NodeId, Operands},
@@ -44,6 +45,14 @@ impl Parts {
             compiled.push(one);
         }
         let program = lowering.finish();
+        let time_left_to_cedar = self
+            .policies
+            .iter()
+            .zip(&compiled)
+            .any(|(checked, policy)| {
+                let alone = matches!(policy.condition, Condition::Cedar(_));
+                alone && checked.origin.text().contains("time")
+            });
         let left_to_cedar = compiled
             .iter()
             .any(|policy| matches!(policy.condition, Condition::Cedar(_)));
@@ -52,6 +61,7 @@ impl Parts {
             index: Index::new(&scopes, &snapshot),
             policies: compiled.into(),
             conditions: conditions.into(),
+            flips: Flips::of(&program, time_left_to_cedar),
             program,
             headers_read: headers_read(&self.policies, &self.declared),
             reads_query: reads_query(&self.policies),

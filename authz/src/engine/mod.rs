@@ -7,6 +7,7 @@ mod tally;
 use std::{
     cell::OnceCell,
     sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use cedar_policy::{Authorizer, Entities, PolicySet, Request};
@@ -15,6 +16,7 @@ use crate::{
     compile::{
         call::Call,
         fact::Declared,
+        flips::Flips,
         index::{Entry, Index, Scope},
         lower::Unsupported,
         program::{EvalError, NodeId, Operands, Program},
@@ -107,6 +109,7 @@ pub struct Engine {
     declared: Declared,
     headers_read: Box<[Box<str>]>,
     reads_query: bool,
+    flips: Flips,
     translator: Translator,
     /// The snapshot as Cedar has it, for policies that are left to Cedar. Made at load where
     /// there are such policies; none where it cannot be made.
@@ -199,6 +202,23 @@ impl Engine {
     #[must_use]
     pub fn reads_query(&self) -> bool {
         self.reads_query
+    }
+
+    /// The first moment after `now` at which the clock alone can change a decision: what is
+    /// still in use of an allow is to be decided again then. None where no policy reads the time.
+    ///
+    /// Where a policy reads the time otherwise than by comparing it with one moment, that is
+    /// within a second.
+    #[must_use]
+    pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
+        let now = now.duration_since(UNIX_EPOCH).ok()?;
+        let next = self.flips.next(i64::try_from(now.as_millis()).ok()?)?;
+        Some(UNIX_EPOCH + Duration::from_millis(u64::try_from(next).ok()?))
+    }
+
+    /// Every header that policies of this set could read, by lower-case name.
+    pub fn headers_declared(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.declared.headers.iter().map(|name| &**name)
     }
 
     /// The headers that policies read, by lower-case name.
