@@ -20,6 +20,7 @@ use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
+use crate::review::Changes;
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -115,12 +116,14 @@ impl Sidecar {
         let started = Started::now();
         let metrics = Arc::new(Metrics::new());
         let loads = Arc::new(PolicyLoads::default());
+        let changes = Arc::new(Changes::default());
         let store = PolicyStore::empty();
         let reloader = PolicyReloader::start(
             policies,
             store.clone(),
             Arc::clone(&metrics),
             Arc::clone(&loads),
+            Arc::clone(&changes),
         )
         .map_err(StartError::Policies)?;
         let bound = Bound::new(inbound, outbound, admin)?;
@@ -131,13 +134,15 @@ impl Sidecar {
             Arc::clone(&recent),
             Arc::clone(&metrics),
         )?;
+        tokio::spawn(Arc::clone(&changes).watch_clock(store.clone(), None));
         let fleet = Fleet {
             identity: identity.clone(),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             recorder: Recorder::new(queue),
             drain: Drain::default(),
-            workers: Workers::start(workers)?,
+            workers: Workers::start(workers, &changes)?,
+            changes,
         };
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();

@@ -102,6 +102,12 @@ impl Denial {
         denial
     }
 
+    /// The call was allowed, and denied again before there was an answer.
+    pub(crate) fn lease_ended(entry: Entry) -> Self {
+        let detail = "the policy of this service no longer allows this call";
+        Self::new(entry, StatusCode::FORBIDDEN, "lease_ended", detail)
+    }
+
     /// The call was allowed and the upstream did not answer it.
     pub(crate) fn upstream_failed(mut entry: Entry, failure: Failure) -> Self {
         entry.failed(failure);
@@ -116,6 +122,7 @@ impl Denial {
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
+            | Failure::LeaseEnded
             | Failure::Drained => (
                 StatusCode::BAD_GATEWAY,
                 "the service broke off before it answered",

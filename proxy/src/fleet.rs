@@ -24,6 +24,7 @@ use crate::listener::{Entrance, Listener};
 use crate::outbound::Outbound;
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
+use crate::review::Changes;
 use crate::route::{Route, Routes};
 use crate::worker::{Seat, Workers};
 
@@ -34,6 +35,7 @@ const POOL_SWEEP: Duration = Duration::from_secs(10);
 pub(crate) struct Fleet {
     pub(crate) identity: IdentityReader,
     pub(crate) store: PolicyStore,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
     pub(crate) drain: Drain,
@@ -150,12 +152,14 @@ impl Fleet {
         Arc::new(Gate {
             name: Arc::clone(plan.name),
             limits: plan.limits.clone(),
-            enforcer: Enforcer {
+            enforcer: Arc::new(Enforcer {
                 policies: self.store.clone(),
                 direction: plan.direction,
                 mode: plan.mode,
                 show_reason: plan.show_reason,
-            },
+                changes: Arc::clone(&self.changes),
+                live: Arc::clone(seat.live()),
+            }),
             routes: Routes::One(Arc::new(Route {
                 service: Arc::clone(plan.service),
                 hosts: plan.hosts.to_vec(),

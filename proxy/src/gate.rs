@@ -17,7 +17,7 @@ pub(crate) struct Gate {
     /// The listener's name.
     pub(crate) name: Arc<str>,
     pub(crate) limits: LimitsConfig,
-    pub(crate) enforcer: Enforcer,
+    pub(crate) enforcer: Arc<Enforcer>,
     pub(crate) routes: Routes,
     pub(crate) identity: IdentityReader,
     pub(crate) recorder: Recorder,

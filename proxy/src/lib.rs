@@ -28,6 +28,7 @@ mod policies;
 mod policy_loads;
 mod protocol;
 mod record;
+mod review;
 mod route;
 mod stream;
 mod trust;

@@ -12,6 +12,7 @@ use wayleave_authz::{Engine, Inputs, LoadErrors, PolicyStore};
 
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
+use crate::review::{Changes, Trigger};
 
 /// Changes within this time are one change: editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -55,6 +56,7 @@ pub(crate) struct PolicyReloader {
     store: PolicyStore,
     metrics: Arc<Metrics>,
     loads: Arc<PolicyLoads>,
+    changes: Arc<Changes>,
     /// What was read last, good or not: only a difference is worth a load.
     seen: Option<Vec<PolicyFile>>,
     /// The last problem with reading, so that it is told once.
@@ -71,6 +73,7 @@ impl PolicyReloader {
         store: PolicyStore,
         metrics: Arc<Metrics>,
         loads: Arc<PolicyLoads>,
+        changes: Arc<Changes>,
     ) -> Result<Self, LoadErrors> {
         let inputs = files.read()?;
         let engine = Engine::load(&inputs)?;
@@ -80,6 +83,7 @@ impl PolicyReloader {
             store,
             metrics,
             loads,
+            changes,
             seen,
             unreadable: None,
         };
@@ -134,6 +138,7 @@ impl PolicyReloader {
         self.loads.succeeded(SystemTime::now());
         tracing::info!(%revision, policies = count, "policies in force");
         self.store.replace(engine);
+        self.changes.happened(Trigger::PolicyChange);
     }
 
     fn keep_unread(&mut self, errors: &LoadErrors) {

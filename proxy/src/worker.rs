@@ -10,17 +10,25 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::review::{Changes, Live};
+
 /// A worker as others see it: where to spawn, and how many connections it has.
 #[derive(Debug, Clone)]
 pub(crate) struct Seat {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
+    live: Arc<Live>,
 }
 
 impl Seat {
     /// Where this worker's tasks run.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// The calls that are open on it.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// How many connections it serves.
@@ -50,10 +58,10 @@ impl Workers {
     ///
     /// # Errors
     /// When the system refuses a thread or a runtime.
-    pub(crate) fn start(count: NonZeroUsize) -> io::Result<Self> {
+    pub(crate) fn start(count: NonZeroUsize, changes: &Arc<Changes>) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let workers = (0..count.get())
-            .map(|index| start_one(index, stop.clone()))
+            .map(|index| start_one(index, Arc::clone(changes), stop.clone()))
             .collect::<Result<_, _>>()?;
         Ok(Self { workers, stop })
     }
@@ -74,14 +82,20 @@ impl Workers {
     }
 }
 
-fn start_one(index: usize, stop: CancellationToken) -> io::Result<(Seat, JoinHandle<()>)> {
+fn start_one(
+    index: usize,
+    changes: Arc<Changes>,
+    stop: CancellationToken,
+) -> io::Result<(Seat, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let seat = Seat {
         runtime: runtime.handle().clone(),
         connections: Arc::default(),
+        live: Arc::default(),
     };
+    runtime.spawn(Arc::clone(&seat.live).review(changes));
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || runtime.block_on(stop.cancelled()))?;

@@ -1,23 +1,26 @@
 //! Asks the policy decision point about a call and makes the answer a type: a [`Lease`],
 //! without which nothing can be forwarded, or a [`Denial`].
 
+mod kept_headers;
 mod lease;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method};
 use wayleave_authz::{
-    Action, Context, Direction, Effect, Facts, Headers, NoClaims, PolicyStore, RecordedHeaders,
-    Resource, Tls,
+    Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, PolicyStore,
+    RecordedHeaders, Resource, Tls,
 };
 
 use crate::config::InboundMode;
 use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
-use crate::record::{Decided, Entry, Origin};
+use crate::record::{Asked, Decided, Entry, Origin};
+use crate::review::{Changes, Live};
 use crate::route::Route;
-pub(crate) use lease::Lease;
+use kept_headers::KeptHeaders;
+pub(crate) use lease::{Ended, Lease};
 
 /// The enforcement point of one listener.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(crate) struct Enforcer {
     pub(crate) mode: InboundMode,
     /// Whether a denied caller is told the policy's `@reason`.
     pub(crate) show_reason: bool,
+    /// What decisions depend on, counted.
+    pub(crate) changes: Arc<Changes>,
+    /// The open calls of this worker.
+    pub(crate) live: Arc<Live>,
 }
 
 /// What is to be decided: a call, where it came from and where it would go.
@@ -43,33 +50,41 @@ pub(crate) struct Ask<'a> {
 
 impl Enforcer {
     /// Decides one call.
-    pub(crate) fn enforce(&self, mut entry: Entry, ask: Ask<'_>) -> Result<Lease, Denial> {
+    pub(crate) fn enforce(
+        self: &Arc<Self>,
+        mut entry: Entry,
+        ask: Ask<'_>,
+    ) -> Result<Lease, Denial> {
         let Ask {
             call,
             origin,
             route,
             headers,
         } = ask;
-        let Some(principal) = origin.caller.principal() else {
-            entry.refused("no_identity", Some(call), None);
-            return Err(Denial::not_ready(entry));
-        };
+        // INVARIANT: read before the policies, so that a change behind this is noticed.
+        let seen = self.changes.count();
         let Some(engine) = self.policies.current() else {
             entry.refused("no_policy", Some(call), None);
             return Err(Denial::not_ready(entry));
         };
-        let action = action(&call);
         let headers = ForwardedHeaders(headers);
-        let facts = Facts {
-            principal,
-            action,
-            resource: resource(&call, route),
-            context: context(&entry, &call, origin, &headers),
+        let asked = Asked {
+            call: &call,
+            caller: &origin.caller,
+            direction: origin.direction,
+            source: origin.source,
+            service: &route.service,
+            port: route.port,
         };
         let began = Instant::now();
-        let decision = match self.mode {
-            InboundMode::Enforce => engine.decide(&facts),
-            InboundMode::Audit => engine.decide(&facts).in_audit_mode(),
+        let Some(decision) = self.decide(&engine, &asked, &headers, entry.time()) else {
+            entry.refused("no_identity", Some(call), None);
+            return Err(Denial::not_ready(entry));
+        };
+        let action = action(&call);
+        let kept = match decision.effect() {
+            Effect::Allow => KeptHeaders::of(headers.0, &engine),
+            Effect::Deny => KeptHeaders::default(),
         };
         let headers = RecordedHeaders::of(&headers, &engine);
         entry.decided(Decided {
@@ -83,20 +98,36 @@ impl Enforcer {
             took: began.elapsed(),
         });
         match entry.effect() {
-            Effect::Allow => Ok(Lease::grant(entry)),
+            Effect::Allow => Ok(Lease::grant(entry, kept, self, seen)),
             Effect::Deny => Err(Denial::by_policy(entry, self.show_reason)),
         }
     }
-}
 
-fn resource<'a>(call: &'a Call, route: &'a Route) -> Resource<'a> {
-    Resource {
-        service: &route.service,
-        host: call.host(),
-        path: call.path(),
-        template: None,
-        port: route.port,
-        documented: false,
+    /// Whether a call that was allowed would be allowed now.
+    ///
+    /// SECURITY: what cannot be known is no: no policies, no principal, or a header that the
+    /// policies of today read and those of then did not, so that it was not kept.
+    fn still_allows(&self, entry: &Entry, headers: &KeptHeaders) -> bool {
+        let (Some(engine), Some(asked)) = (self.policies.current(), entry.asked()) else {
+            return false;
+        };
+        let headers = headers.recall();
+        let decision = self.decide(&engine, &asked, &headers, SystemTime::now());
+        decision.is_some_and(|decision| decision.is_allow()) && !headers.asked_in_vain()
+    }
+
+    fn decide(
+        &self,
+        engine: &Engine,
+        asked: &Asked<'_>,
+        headers: &dyn Headers,
+        time: SystemTime,
+    ) -> Option<Decision> {
+        let decision = engine.decide(&facts(asked, headers, time)?);
+        Some(match self.mode {
+            InboundMode::Enforce => decision,
+            InboundMode::Audit => decision.in_audit_mode(),
+        })
     }
 }
 
@@ -108,28 +139,36 @@ fn action(call: &Call) -> Action {
     }
 }
 
-fn context<'a>(
-    entry: &Entry,
-    call: &'a Call,
-    origin: &'a Origin,
-    headers: &'a ForwardedHeaders<'a>,
-) -> Context<'a> {
-    let tls = origin.caller.tls().map(|tls| Tls {
-        version: tls.version,
-        key_exchange: tls.key_exchange,
-        post_quantum: tls.post_quantum,
-    });
-    Context {
-        direction: origin.direction,
-        time: entry.time(),
-        source_ip: origin.source.ip().to_canonical(),
-        tls,
-        method: call.method().map(Method::as_str),
-        query: call.query(),
-        headers,
-        claims: &NoClaims,
-        rpc: call.rpc(),
-    }
+/// The facts of a call; none where nobody can be named as its principal.
+fn facts<'a>(asked: &Asked<'a>, headers: &'a dyn Headers, time: SystemTime) -> Option<Facts<'a>> {
+    let Asked { call, caller, .. } = *asked;
+    Some(Facts {
+        principal: caller.principal()?,
+        action: action(call),
+        resource: Resource {
+            service: asked.service,
+            host: call.host(),
+            path: call.path(),
+            template: None,
+            port: asked.port,
+            documented: false,
+        },
+        context: Context {
+            direction: asked.direction,
+            time,
+            source_ip: asked.source.ip().to_canonical(),
+            tls: caller.tls().map(|tls| Tls {
+                version: tls.version,
+                key_exchange: tls.key_exchange,
+                post_quantum: tls.post_quantum,
+            }),
+            method: call.method().map(Method::as_str),
+            query: call.query(),
+            headers,
+            claims: &NoClaims,
+            rpc: call.rpc(),
+        },
+    })
 }
 
 /// The headers of a call as policy reads them.

@@ -10,6 +10,7 @@ use wayleave_authz::{Decision, Direction, Effect, RecordedHeaders};
 use super::Origin;
 use crate::caller::Caller;
 use crate::protocol::Call;
+use crate::review::Trigger;
 
 /// What cut an allowed call short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum Failure {
     UpstreamBroke,
     /// The peer's certificate expired or was revoked while the call was open.
     TrustEnded,
+    /// The call was decided again while it was open, and denied.
+    LeaseEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
 }
@@ -37,6 +40,7 @@ impl Failure {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
+            Self::LeaseEnded => "lease_ended",
             Self::Drained => "drained",
         }
     }
@@ -63,6 +67,8 @@ pub(crate) struct DecisionRecord {
     pub(super) reason_code: &'static str,
     pub(super) status: Option<u16>,
     pub(super) failure: Option<Failure>,
+    /// What had the call decided again, where that ended it.
+    pub(super) ended_by: Option<Trigger>,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -89,6 +95,7 @@ impl DecisionRecord {
             reason_code: "not_decided",
             status: None,
             failure: None,
+            ended_by: None,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,

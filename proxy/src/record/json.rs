@@ -17,6 +17,7 @@ use wayleave_certs::TlsInfo;
 
 use super::{DecisionRecord, Failure};
 use crate::protocol::Call;
+use crate::review::Trigger;
 
 /// Writes records, one after the other.
 #[derive(Debug, Default)]
@@ -57,6 +58,9 @@ impl Writer {
         object.decided(record, decision);
         object.number("status", record.status.map(u64::from));
         object.plain("failure", record.failure.map(Failure::as_str));
+        if record.ended_by.is_some() {
+            object.plain("ended_by", record.ended_by.map(Trigger::as_str));
+        }
         object.number("decision_ns", Some(nanos(record.decision_time)));
         object.number("duration_us", Some(micros(record.call_time)));
         object.tls(record.caller.tls());

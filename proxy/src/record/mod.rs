@@ -25,6 +25,7 @@ use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 
 use crate::caller::Caller;
 use crate::protocol::Call;
+use crate::review::Trigger;
 pub(crate) use calls::Calls;
 pub(crate) use decision_record::{DecisionRecord, Failure};
 pub(crate) use queue::Queue;
@@ -69,6 +70,18 @@ pub(crate) struct Origin {
     pub(crate) calls: Arc<Calls>,
 }
 
+/// Who asked for what: what a decision is made from, headers and time apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) caller: &'a Caller,
+    pub(crate) direction: Direction,
+    pub(crate) source: SocketAddr,
+    pub(crate) service: &'a str,
+    /// The port that was called.
+    pub(crate) port: u16,
+}
+
 /// A decision, and what it was made from.
 pub(crate) struct Decided {
     pub(crate) call: Call,
@@ -111,6 +124,19 @@ impl Entry {
     /// The call, once it has been read.
     pub(crate) fn call(&self) -> Option<&Call> {
         self.record.as_ref()?.call.as_ref()
+    }
+
+    /// What was asked, once it has been decided.
+    pub(crate) fn asked(&self) -> Option<Asked<'_>> {
+        let record = self.record.as_ref()?;
+        Some(Asked {
+            call: record.call.as_ref()?,
+            caller: &record.caller,
+            direction: record.direction,
+            source: record.source,
+            service: record.service.as_deref()?,
+            port: record.port?,
+        })
     }
 
     /// What was decided so far: deny until a policy allows.
@@ -175,6 +201,14 @@ impl Entry {
     /// Notes what cut an allowed call short.
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.edit(|record| record.failure = Some(failure));
+    }
+
+    /// Notes that the call was allowed and no longer is, and what made that so.
+    pub(crate) fn ended(&mut self, trigger: Trigger) {
+        self.edit(|record| {
+            record.failure = Some(Failure::LeaseEnded);
+            record.ended_by = Some(trigger);
+        });
     }
 
     /// Notes that the answer was delivered whole: no failure by a later drop.

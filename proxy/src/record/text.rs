@@ -78,6 +78,7 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamTimeout => "upstream timed out",
         Failure::UpstreamBroke => "upstream broke off",
         Failure::TrustEnded => "peer no longer trusted",
+        Failure::LeaseEnded => "no longer allowed",
         Failure::Drained => "cut by the end of draining",
     }
 }
