@@ -27,7 +27,6 @@ pub use files::{PolicyFile, read, read_tests};
 #[derive(Debug)]
 pub(crate) struct CheckedPolicy {
     pub(crate) policy: Policy,
-    /// Its syntax tree, which Cedar parses anew whenever it is asked for.
     pub(crate) tree: Option<pst::Policy>,
     pub(crate) annotations: Annotations,
     pub(crate) origin: Origin,
@@ -96,8 +95,9 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
         .collect();
     let parts = stack::deep_parts(&origins, |_, part| {
         let of_one_source = |a: &Origin, b: &Origin| a.source.name() == b.source.name();
-        let chunks = part.chunk_by(of_one_source);
-        chunks.flat_map(parse_together).collect::<Vec<_>>()
+        let of_one_source = part.chunk_by(of_one_source);
+        let together = of_one_source.flat_map(|origins| origins.chunks(TOGETHER));
+        together.flat_map(parse_together).collect::<Vec<_>>()
     });
     let mut parsed = Vec::with_capacity(origins.len());
     for result in parts.into_iter().flatten() {
@@ -109,8 +109,12 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
     parsed
 }
 
-/// Parses policies that follow each other in one file. Cedar's parser warms up anew at every
-/// call, so one call for all is several times faster; problems are told policy by policy.
+/// So many policies are parsed at one call. Cedar's parser warms up anew at every call, so a call
+/// for each policy is several times slower; and every place in a policy holds on to the whole
+/// text of its call, which is copied, hashed and compared with each problem.
+const TOGETHER: usize = 64;
+
+/// Parses policies that follow each other in one file; problems are told policy by policy.
 fn parse_together(origins: &[Origin]) -> Vec<Result<Parsed, Vec<Problem>>> {
     match parse_at_once(origins) {
         Some(parsed) => parsed.into_iter().map(Ok).collect(),
@@ -133,7 +137,7 @@ fn parse_at_once(origins: &[Origin]) -> Option<Vec<Parsed>> {
     let parsed = origins.iter().enumerate().map(|(number, origin)| {
         let policy = set.policy(&PolicyId::new(format!("policy{number}")))?;
         Some(Parsed {
-            tree: policy.to_pst().ok(),
+            tree: tree(policy),
             policy: policy.clone(),
             origin: origin.clone(),
             base: first.span.start,
@@ -147,7 +151,7 @@ fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
     scan::within_limits(origin.text()).map_err(|excess| vec![too_much(source, span, &excess)])?;
     match Policy::parse(None, origin.text()) {
         Ok(policy) => Ok(Parsed {
-            tree: policy.to_pst().ok(),
+            tree: tree(&policy),
             policy,
             origin: origin.clone(),
             base: span.start,
@@ -157,6 +161,13 @@ fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
             .map(|error| words::problem(source, span, span.start, error))
             .collect()),
     }
+}
+
+/// The syntax tree of what Cedar evaluates. `to_pst` would parse the text again for a tree that is
+/// closer to it, at twice the cost of everything else that loading does; Cedar keeps the
+/// conversion from its own tree out of its documentation, and changes it only with its version.
+fn tree(policy: &Policy) -> Option<pst::Policy> {
+    pst::Policy::try_from(policy.as_ref().clone()).ok()
 }
 
 fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Problem {
