@@ -157,10 +157,11 @@ impl Engine {
         let files = entities::Files::read(&entities, &mut problems);
         let extension = files.extension(&mut problems);
         let extension = LoadErrors::none_or(std::mem::take(&mut problems), extension)?;
-        let schema = schema::parse(&extension.text()).map_err(internal)?;
+        let schema_text = extension.text();
+        let schema = schema::parse(&schema_text).map_err(internal)?;
         let relations = files.relations(&schema, &mut problems);
         let type_names = schema.entity_types().map(ToString::to_string).collect();
-        let policies = load::check(&policies, schema, &mut problems);
+        let policies = load::check(&policies, schema, &schema_text, &mut problems);
         limits::check(&policies, &mut problems);
         literals::check(&policies, &files.groups(), &mut problems);
         let policies = LoadErrors::none_or(problems, policies)?;

@@ -2,18 +2,15 @@
 //! Collects every problem before it gives up; touches no file except in [`read`].
 
 mod annotations;
+mod environments;
 mod files;
 mod scan;
+mod validate;
 mod words;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, pst};
-use miette::Diagnostic;
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, pst};
 
 use crate::{
     problem::{Problem, Source},
@@ -69,14 +66,15 @@ struct Parsed {
     base: usize,
 }
 
-/// Checks all policies of all files.
+/// Checks all policies of all files. `schema_text` is what the schema was parsed from.
 pub(crate) fn check(
     sources: &[Source],
     schema: Schema,
+    schema_text: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<CheckedPolicy> {
     let parsed = parse_all(sources, problems);
-    validate(&parsed, schema, problems);
+    problems.extend(validate::validate(&parsed, schema, schema_text));
     let checked = annotate_all(parsed, problems);
     refuse_duplicate_ids(&checked, problems);
     checked
@@ -188,42 +186,6 @@ fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Pro
     source
         .problem(start..span.end, message)
         .with_help("write several policies, or put what they compare with into a set or a group")
-}
-
-/// Strict validation. What Cedar only warns of counts as well: a policy that can never apply,
-/// or whose text deceives the eye, protects nothing, and a warning would scroll away.
-fn validate(parsed: &[Parsed], schema: Schema, problems: &mut Vec<Problem>) {
-    let validator = Validator::new(schema);
-    let found = stack::deep_parts(parsed, |_, part| validate_part(part, &validator));
-    problems.extend(found.into_iter().flatten());
-}
-
-/// Validates some policies, each under its place among them.
-fn validate_part(parsed: &[Parsed], validator: &Validator) -> Vec<Problem> {
-    let numbered = parsed.iter().enumerate().map(|(number, parsed)| {
-        let id = PolicyId::new(number.to_string());
-        parsed.policy.new_id(id)
-    });
-    let Ok(set) = PolicySet::from_policies(numbered) else {
-        return Vec::new();
-    };
-    let result = validator.validate(&set, ValidationMode::Strict);
-    let mut found: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
-    let mut report = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
-        let number: Option<usize> = AsRef::<str>::as_ref(id).parse().ok();
-        if let Some((number, policy)) = number.and_then(|n| Some((n, parsed.get(n)?))) {
-            let Origin { source, span } = &policy.origin;
-            let problem = words::problem(source, span, policy.base, diagnostic);
-            found.entry(number).or_default().push(problem);
-        }
-    };
-    for error in result.validation_errors() {
-        report(error.policy_id(), error);
-    }
-    for warning in result.validation_warnings() {
-        report(warning.policy_id(), warning);
-    }
-    found.into_values().flat_map(words::settle).collect()
 }
 
 fn annotate_all(parsed: Vec<Parsed>, problems: &mut Vec<Problem>) -> Vec<CheckedPolicy> {
