@@ -39,6 +39,7 @@ inbound:
     service: app
     upstream: { address: "$1", protocol: $2 }
 CONFIG
+  : >"$scratch/sidecar.log"
   start sidecar "$wayleave" run --config "$scratch/wayleave.yaml"
   wait_for_sidecar
 }
