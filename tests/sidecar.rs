@@ -21,6 +21,7 @@ mod sidecar {
     mod commands;
     mod dev;
     mod dev_command;
+    mod differential;
     mod drain;
     mod explain;
     mod federation;
