@@ -19,6 +19,7 @@ mod sidecar {
     mod ca;
     mod clients;
     mod commands;
+    mod desync;
     mod dev;
     mod dev_command;
     mod differential;
