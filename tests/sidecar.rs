@@ -19,8 +19,10 @@ mod sidecar {
     mod ca;
     mod clients;
     mod commands;
+    mod desync;
     mod dev;
     mod dev_command;
+    mod differential;
     mod drain;
     mod explain;
     mod federation;

@@ -223,7 +223,7 @@ fn canonical_host(authority: &str) -> Result<&str, Ambiguity> {
         .and_then(|rest| rest.strip_suffix(']'));
     let valid = match literal {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(name),
+        None => host.len() <= 253 && host.bytes().all(name) && !host.split('.').any(str::is_empty),
     };
     if !valid {
         return Err(Ambiguity::HostInvalid);
@@ -362,7 +362,8 @@ mod tests {
         assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
         assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
         for bad in [
-            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80",
+            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80", ".", "a..",
+            "a..b", ".a",
         ] {
             assert_eq!(host_of(&[bad], None), Err(HostInvalid), "{bad}");
         }
