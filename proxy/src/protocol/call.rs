@@ -72,6 +72,7 @@ impl Call {
 
     /// A connection to `host` whose bytes are not looked into; empty where nobody said to whom.
     pub(crate) fn tcp(host: &str) -> Self {
+        let host = host.strip_suffix('.').unwrap_or(host);
         Self {
             shape: Shape::Tcp,
             host: host.to_ascii_lowercase().into(),

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
+    /// Not a byte moved either way for as long as that is waited for.
+    IdleTimeout,
 }
 
 impl Failure {
@@ -42,8 +44,18 @@ impl Failure {
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
+            Self::IdleTimeout => "idle_timeout",
         }
     }
+}
+
+/// The bytes of a connection whose bytes are not looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// From the caller.
+    pub(crate) bytes_in: u64,
+    /// To the caller.
+    pub(crate) bytes_out: u64,
 }
 
 /// What is kept of one call.
@@ -67,6 +79,7 @@ pub(crate) struct DecisionRecord {
     pub(super) reason_code: &'static str,
     pub(super) status: Option<u16>,
     pub(super) failure: Option<Failure>,
+    pub(super) carried: Option<Carried>,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -93,6 +106,7 @@ impl DecisionRecord {
             reason_code: "not_decided",
             status: None,
             failure: None,
+            carried: None,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,
@@ -141,6 +155,10 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("audit_policies", &decision.map(|d| ids(d.audit_policies())))?;
         map.serialize_entry("status", &self.status)?;
         map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
+        if let Some(carried) = self.carried {
+            map.serialize_entry("bytes_in", &carried.bytes_in)?;
+            map.serialize_entry("bytes_out", &carried.bytes_out)?;
+        }
         map.serialize_entry("decision_ns", &nanos(self.decision_time))?;
         map.serialize_entry("duration_us", &micros(self.call_time))?;
         map.serialize_entry("tls", &self.caller.tls().map(TlsView))?;
