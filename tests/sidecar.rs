@@ -20,6 +20,7 @@ mod sidecar {
     mod clients;
     mod commands;
     mod desync;
+    mod detect;
     mod dev;
     mod dev_command;
     mod differential;
@@ -33,15 +34,20 @@ mod sidecar {
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod permissive;
     mod policy;
     mod policy_tools;
     mod post_quantum;
+    mod probes;
     mod readme;
     mod record;
     mod refused;
     mod revocation;
     mod status;
     mod streams;
+    mod tcp;
+    mod tcp_clients;
+    mod trust_domains;
     mod upstream_failures;
     mod workload_api;
 }

@@ -12,12 +12,13 @@ use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
 use crate::admin::{Admin, Listening, Started};
-use crate::config::{InboundConfig, OutboundConfig};
+use crate::config::{InboundConfig, OutboundConfig, ProbesConfig};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::listener;
 use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
+use crate::probes::Probes;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::worker::Workers;
@@ -38,6 +39,8 @@ pub(crate) struct Start {
     pub output: Output,
     /// How many workers serve calls.
     pub workers: NonZeroUsize,
+    /// What may be probed without a certificate.
+    pub probes: Option<ProbesConfig>,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
@@ -83,6 +86,7 @@ pub(crate) struct Sidecar {
     inbound: Vec<(Arc<str>, SocketAddr)>,
     outbound: Vec<(Arc<str>, SocketAddr)>,
     admin: SocketAddr,
+    probes: Option<SocketAddr>,
     drain: Drain,
     workers: Workers,
     writer: Writer,
@@ -93,6 +97,7 @@ struct Bound {
     inbound: Vec<(InboundConfig, std::net::TcpListener)>,
     outbound: Vec<(OutboundConfig, std::net::TcpListener)>,
     admin: tokio::net::TcpListener,
+    probes: Option<(ProbesConfig, tokio::net::TcpListener)>,
 }
 
 impl Sidecar {
@@ -110,6 +115,7 @@ impl Sidecar {
             admin,
             output,
             workers,
+            probes,
         } = start;
         check_fips()?;
         let started = Started::now();
@@ -123,7 +129,7 @@ impl Sidecar {
             Arc::clone(&loads),
         )
         .map_err(StartError::Policies)?;
-        let bound = Bound::new(inbound, outbound, admin)?;
+        let bound = Bound::new(inbound, outbound, admin, probes)?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let writer = Writer::start(
             Arc::clone(&queue),
@@ -167,11 +173,18 @@ impl Sidecar {
         };
         tokio::spawn(Arc::new(service).run(bound.admin));
         tokio::spawn(reloader.run());
+        let mut probes = None;
+        if let Some((config, socket)) = bound.probes {
+            probes = Some(socket.local_addr()?);
+            let metrics = Arc::clone(&fleet.metrics);
+            tokio::spawn(Arc::new(Probes { config, metrics }).run(socket));
+        }
         let Fleet { drain, workers, .. } = fleet;
         Ok(Self {
             inbound: addresses,
             outbound,
             admin,
+            probes,
             drain,
             workers,
             writer,
@@ -191,6 +204,11 @@ impl Sidecar {
     /// Where the admin listener is.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where probes are answered, if they are.
+    pub(crate) fn probes(&self) -> Option<SocketAddr> {
+        self.probes
     }
 
     /// Takes no new connection, lets the calls in flight finish for `limit` at most or until
@@ -213,6 +231,7 @@ impl Bound {
         inbound: Vec<InboundConfig>,
         outbound: Vec<OutboundConfig>,
         admin: SocketAddr,
+        probes: Option<ProbesConfig>,
     ) -> Result<Self, StartError> {
         let inbound = inbound
             .into_iter()
@@ -229,10 +248,18 @@ impl Bound {
             })
             .collect::<Result<_, StartError>>()?;
         let admin = tokio::net::TcpListener::from_std(bind("admin", admin)?)?;
+        let probes = match probes {
+            Some(config) => {
+                let socket = bind("probes", config.listen)?;
+                Some((config, tokio::net::TcpListener::from_std(socket)?))
+            }
+            None => None,
+        };
         Ok(Self {
             inbound,
             outbound,
             admin,
+            probes,
         })
     }
 }

@@ -24,6 +24,7 @@ use wayleave_certs::IdentityReader;
 
 pub(crate) use status::{
     BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Started, Status, SvidStatus,
+    protocol, tls_mode,
 };
 
 use crate::drain::Drain;

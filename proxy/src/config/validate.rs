@@ -51,6 +51,7 @@ impl Validator<'_> {
         let log = self.log(raw.log.as_ref().map(content));
         let runtime = self.runtime(raw.runtime.as_ref().map(content));
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
+        let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {
@@ -62,6 +63,7 @@ impl Validator<'_> {
             log: log?,
             runtime: runtime?,
             drain_timeout: drain_timeout?,
+            probes: probes?,
         })
     }
 

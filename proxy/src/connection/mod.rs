@@ -1,6 +1,7 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod detect;
 pub(crate) mod http;
 pub(crate) mod tcp;
 mod unread;
@@ -14,9 +15,10 @@ use ::http::header::EXPECT;
 use ::http::request::Parts;
 use ::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use wayleave_certs::Alpn;
 
 use crate::caller::Caller;
-use crate::config::UpstreamProtocol;
+use crate::config::{ListenerProtocol, UpstreamProtocol};
 use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
@@ -25,10 +27,52 @@ use crate::gate::Gate;
 use crate::protocol::{Call, Shape};
 use crate::record::{Entry, Origin};
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::trust::Trust;
+use detect::Speaks;
 
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
+
+/// Serves a connection in the protocol of its listener: that which was `agreed` on, or that which
+/// its first bytes tell. `host` is whom the caller asked for, as far as it said.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    protocol: ListenerProtocol,
+    agreed: Option<Alpn>,
+    host: &str,
+    connection: Arc<Connection>,
+) {
+    let limits = &connection.gate.limits;
+    let speaks = match (protocol, agreed) {
+        (ListenerProtocol::Tcp, _) => Speaks::Other,
+        (ListenerProtocol::Http | ListenerProtocol::Auto, Some(version)) => Speaks::Http(version),
+        (listener, None) => {
+            let detection = async {
+                match listener {
+                    ListenerProtocol::Auto => {
+                        detect::protocol(&mut stream, limits.detect_timeout).await
+                    }
+                    _ => detect::http_version(&mut stream, limits.header_timeout)
+                        .await
+                        .map_or(Speaks::Nothing, Speaks::Http),
+                }
+            };
+            tokio::select! {
+                speaks = detection => speaks,
+                // Nothing was asked yet, so nothing is lost.
+                () = connection.drain.begun() => return,
+            }
+        }
+    };
+    match speaks {
+        Speaks::Http(version) => http::serve(stream, version, connection).await,
+        Speaks::Other => tcp::serve(stream, connection, host).await,
+        // A client of HTTP that asks for nothing is no call.
+        Speaks::Nothing if protocol == ListenerProtocol::Http => {}
+        Speaks::Nothing => tcp::undetected(stream, &connection, host),
+    }
+}
 
 /// What all calls of one connection share.
 pub(crate) struct Connection {

@@ -93,6 +93,7 @@ impl Call {
 
     /// A connection to `host` whose bytes are not looked into; empty where nobody said to whom.
     pub(crate) fn tcp(host: &str) -> Self {
+        let host = host.strip_suffix('.').unwrap_or(host);
         Self {
             shape: Shape::Tcp,
             text: host.to_ascii_lowercase().into(),

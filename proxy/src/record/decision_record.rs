@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
+    /// Not a byte moved either way for as long as that is waited for.
+    IdleTimeout,
 }
 
 impl Failure {
@@ -38,8 +40,18 @@ impl Failure {
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
+            Self::IdleTimeout => "idle_timeout",
         }
     }
+}
+
+/// The bytes of a connection whose bytes are not looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// From the caller.
+    pub(crate) bytes_in: u64,
+    /// To the caller.
+    pub(crate) bytes_out: u64,
 }
 
 /// What is kept of one call.
@@ -63,6 +75,7 @@ pub(crate) struct DecisionRecord {
     pub(super) reason_code: &'static str,
     pub(super) status: Option<u16>,
     pub(super) failure: Option<Failure>,
+    pub(super) carried: Option<Carried>,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -89,6 +102,7 @@ impl DecisionRecord {
             reason_code: "not_decided",
             status: None,
             failure: None,
+            carried: None,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,

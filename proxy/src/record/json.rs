@@ -57,6 +57,10 @@ impl Writer {
         object.decided(record, decision);
         object.number("status", record.status.map(u64::from));
         object.plain("failure", record.failure.map(Failure::as_str));
+        if let Some(carried) = record.carried {
+            object.number("bytes_in", Some(carried.bytes_in));
+            object.number("bytes_out", Some(carried.bytes_out));
+        }
         object.number("decision_ns", Some(nanos(record.decision_time)));
         object.number("duration_us", Some(micros(record.call_time)));
         object.tls(record.caller.tls());

@@ -36,6 +36,29 @@ struct DecisionLabels {
     reason_code: &'static str,
 }
 
+/// From a hundredth of a second to a day, in seconds.
+const CONNECTION_BUCKETS: [f64; 9] = [
+    0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    listener: String,
+    effect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByteLabels {
+    listener: String,
+    /// `in` from the caller, `out` to it.
+    direction: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AuditLabels {
     listener: String,
@@ -94,6 +117,11 @@ pub(crate) struct Metrics {
     trust_authorities: Gauge,
     records_dropped: Counter,
     record_write_failures: Counter,
+    tcp_connections: Family<TcpLabels, Counter>,
+    tcp_duration: Histogram,
+    tcp_bytes: Family<ByteLabels, Counter>,
+    plaintext: Family<ListenerLabels, Counter>,
+    probes: Family<ResultLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -124,6 +152,11 @@ impl Metrics {
             trust_authorities: Gauge::default(),
             records_dropped: Counter::default(),
             record_write_failures: Counter::default(),
+            tcp_connections: Family::default(),
+            tcp_duration: Histogram::new(CONNECTION_BUCKETS),
+            tcp_bytes: Family::default(),
+            plaintext: Family::default(),
+            probes: Family::default(),
         };
         metrics.register();
         metrics
@@ -219,6 +252,32 @@ impl Metrics {
             "Batches of decision records that could not be written",
             self.record_write_failures.clone(),
         );
+        r.register(
+            "wayleave_tcp_connections",
+            "TCP connections decided or refused",
+            self.tcp_connections.clone(),
+        );
+        r.register_with_unit(
+            "wayleave_tcp_connection_duration",
+            "From the end of the handshake to the end of an allowed TCP connection",
+            Unit::Seconds,
+            self.tcp_duration.clone(),
+        );
+        r.register(
+            "wayleave_tcp_bytes",
+            "Bytes of TCP connections that have ended",
+            self.tcp_bytes.clone(),
+        );
+        r.register(
+            "wayleave_plaintext_connections",
+            "Connections without TLS at permissive listeners",
+            self.plaintext.clone(),
+        );
+        r.register(
+            "wayleave_probes",
+            "Health probes by result",
+            self.probes.clone(),
+        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -265,6 +324,45 @@ impl Metrics {
             would_have: would_have.as_str(),
         };
         self.audited.get_or_create(&labels).inc();
+    }
+
+    /// Counts a connection whose bytes are not looked into.
+    pub(super) fn record_tcp(&self, record: &DecisionRecord) {
+        let listener = record.listener.to_string();
+        let effect = record.effect;
+        let labels = TcpLabels {
+            listener: listener.clone(),
+            effect: effect.as_str(),
+        };
+        self.tcp_connections.get_or_create(&labels).inc();
+        if effect == Effect::Allow {
+            self.tcp_duration.observe(record.call_time.as_secs_f64());
+        }
+        let Some(carried) = record.carried else {
+            return;
+        };
+        for (direction, bytes) in [("in", carried.bytes_in), ("out", carried.bytes_out)] {
+            let labels = ByteLabels {
+                listener: listener.clone(),
+                direction,
+            };
+            self.tcp_bytes.get_or_create(&labels).inc_by(bytes);
+        }
+    }
+
+    /// Counts a connection without TLS at a permissive listener.
+    pub(crate) fn plaintext_connection(&self, listener: &str) {
+        self.plaintext.get_or_create(&of(listener)).inc();
+    }
+
+    /// How many connections without TLS a permissive listener had.
+    pub(crate) fn plaintext_connections(&self, listener: &str) -> u64 {
+        self.plaintext.get_or_create(&of(listener)).get()
+    }
+
+    /// Counts a health probe.
+    pub(crate) fn probe(&self, result: &'static str) {
+        self.probes.get_or_create(&ResultLabels { result }).inc();
     }
 
     pub(super) fn records_dropped(&self, count: u64) {
@@ -334,6 +432,12 @@ impl Metrics {
         self.trust_domains.set(number(bundles.len()));
         let authorities = bundles.iter().map(|bundle| bundle.authorities().len());
         self.trust_authorities.set(number(authorities.sum()));
+    }
+}
+
+fn of(listener: &str) -> ListenerLabels {
+    ListenerLabels {
+        listener: listener.to_owned(),
     }
 }
 

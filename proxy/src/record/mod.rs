@@ -26,7 +26,7 @@ use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 use crate::caller::Caller;
 use crate::protocol::Call;
 pub(crate) use calls::Calls;
-pub(crate) use decision_record::{DecisionRecord, Failure};
+pub(crate) use decision_record::{Carried, DecisionRecord, Failure};
 pub(crate) use queue::Queue;
 pub(crate) use recent::Recent;
 pub(crate) use writer::{Output, Writer};
@@ -175,6 +175,11 @@ impl Entry {
     /// Notes what cut an allowed call short.
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.edit(|record| record.failure = Some(failure));
+    }
+
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.edit(|record| record.carried = Some(carried));
     }
 
     /// Notes that the answer was delivered whole: no failure by a later drop.
