@@ -27,12 +27,15 @@ impl Inbound {
     /// Serves one accepted socket until it closes or `drain` has run its course.
     pub(crate) async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
         let limit = self.gate.limits.handshake_timeout;
+        let turn = self.gate.admission.handshakes.begin();
         let handshake = tokio::time::timeout(limit, self.tls.accept(socket));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
             // Nothing was asked yet, so nothing is lost.
             () = drain.begun() => return,
+            () = turn.gives_way() => return self.gave_way(source),
         };
+        drop(turn);
         let (stream, peer) = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => return self.refused(source, &error),
@@ -65,6 +68,18 @@ impl Inbound {
         let reason_code = error.reason_code();
         self.gate.metrics.handshake_refused(reason_code);
         tracing::warn!(listener = &*self.gate.name, %source, reason_code, %error, "handshake refused");
+    }
+
+    fn gave_way(&self, source: SocketAddr) {
+        let reason_code = "too_many_handshakes";
+        self.gate.metrics.handshake_refused(reason_code);
+        tracing::warn!(
+            listener = &*self.gate.name,
+            %source,
+            reason_code,
+            error = "it was the oldest of as many as there may be, and gave way to a new one",
+            "handshake refused"
+        );
     }
 
     fn timed_out(&self, source: SocketAddr) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
-use super::Admin;
+use super::{Admin, LoadStatus};
 use crate::config::{InboundConfig, InboundMode, OutboundConfig};
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
@@ -39,6 +39,7 @@ pub(crate) struct Status {
     pub(crate) identity: IdentityStatus,
     pub(crate) policies: PolicyStatus,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) load: LoadStatus,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -176,6 +177,7 @@ impl Status {
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
             listeners: admin.listeners.clone(),
+            load: LoadStatus::of(&admin.load),
         }
     }
 }

@@ -112,6 +112,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,
+        max_memory: config::MaxMemory::Auto,
     })
     .map_err(|error| start_failed(&error))?;
     let child = upstream

@@ -83,6 +83,7 @@ async fn serve(config: Config) -> ExitCode {
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
+        max_memory: config.runtime.max_memory,
     });
     let sidecar = match started {
         Ok(sidecar) => sidecar,

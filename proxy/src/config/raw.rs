@@ -154,6 +154,14 @@ pub(super) struct RawLimits {
     pub(super) max_concurrent_streams: Option<Field>,
     pub(super) idle_timeout: Option<Field>,
     pub(super) trust_grace: Option<Field>,
+    pub(super) body_timeout: Option<Field>,
+    pub(super) request_timeout: Option<Field>,
+    pub(super) connection_age: Option<Field>,
+    pub(super) connection_grace: Option<Field>,
+    pub(super) max_handshakes: Option<Field>,
+    pub(super) max_requests: Option<Field>,
+    pub(super) max_requests_per_peer: Option<Field>,
+    pub(super) max_connections_per_peer: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,4 +183,5 @@ pub(super) struct RawLog {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
+    pub(super) max_memory: Option<Field>,
 }

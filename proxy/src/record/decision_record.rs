@@ -30,6 +30,14 @@ pub(crate) enum Failure {
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
+    /// The caller stopped sending the body, or reading the answer, for the time for that.
+    BodyTimeout,
+    /// The call took longer than a call may.
+    RequestTimeout,
+    /// The connection was too old, and the call did not finish in the grace for that.
+    ConnectionAge,
+    /// The connection was broken off because its caller flooded it.
+    Flooded,
 }
 
 impl Failure {
@@ -42,6 +50,10 @@ impl Failure {
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
+            Self::BodyTimeout => "body_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ConnectionAge => "connection_age",
+            Self::Flooded => "flooded",
         }
     }
 }
