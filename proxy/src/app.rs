@@ -11,11 +11,13 @@ use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Listening, Started};
-use crate::config::{InboundConfig, OutboundConfig, ProbesConfig};
+use crate::admin::{Admin, Listening, Loads, Started};
+use crate::admission::Admission;
+use crate::config::{InboundConfig, MaxMemory, OutboundConfig, ProbesConfig};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::listener;
+use crate::memory::Memory;
 use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
 use crate::probes::Probes;
@@ -41,6 +43,8 @@ pub(crate) struct Start {
     pub workers: NonZeroUsize,
     /// What may be probed without a certificate.
     pub probes: Option<ProbesConfig>,
+    /// How much memory may be held before calls are refused.
+    pub max_memory: MaxMemory,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
@@ -116,6 +120,7 @@ impl Sidecar {
             output,
             workers,
             probes,
+            max_memory,
         } = start;
         check_fips()?;
         let started = Started::now();
@@ -145,20 +150,27 @@ impl Sidecar {
             drain: Drain::default(),
             workers: Workers::start(workers)?,
         };
+        let memory = Arc::new(Memory::with_limit(max_memory));
+        tokio::spawn(Arc::clone(&memory).watch());
+        let mut loads_of = Vec::new();
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (config, socket) in bound.inbound {
             let address = socket.local_addr()?;
             addresses.push((Arc::clone(&config.name), address));
             listeners.push(Listening::inbound(&config, address));
-            fleet.listen_inbound(&config, socket)?;
+            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
+            fleet.listen_inbound(&config, socket, &admission)?;
+            loads_of.push((Arc::clone(&config.name), admission));
         }
         let mut outbound = Vec::new();
         for (config, socket) in bound.outbound {
             let address = socket.local_addr()?;
             outbound.push((Arc::clone(&config.name), address));
             listeners.push(Listening::outbound(&config, address));
-            fleet.listen_outbound(&config, socket)?;
+            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
+            fleet.listen_outbound(&config, socket, &admission)?;
+            loads_of.push((Arc::clone(&config.name), admission));
         }
         let admin = bound.admin.local_addr()?;
         let service = Admin {
@@ -166,6 +178,10 @@ impl Sidecar {
             policies: store,
             loads,
             listeners,
+            load: Loads {
+                memory,
+                listeners: loads_of,
+            },
             started,
             metrics,
             recent,

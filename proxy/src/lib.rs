@@ -6,6 +6,7 @@
 //! [`app`] puts the stations together, [`cli`] starts them.
 
 mod admin;
+mod admission;
 mod app;
 mod caller;
 pub mod child;
@@ -17,11 +18,14 @@ mod denial;
 mod drain;
 mod enforce;
 mod fleet;
+mod flow;
 mod forward;
 mod gate;
+mod handshakes;
 mod identity;
 mod inbound;
 mod listener;
+mod memory;
 mod moment;
 mod outbound;
 mod policies;
@@ -32,5 +36,6 @@ mod record;
 mod route;
 mod stream;
 mod trust;
+mod waiting;
 mod warnings;
 mod worker;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
-use super::Admin;
+use super::{Admin, LoadStatus};
 use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
@@ -40,6 +40,7 @@ pub(crate) struct Status {
     pub(crate) identity: IdentityStatus,
     pub(crate) policies: PolicyStatus,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) load: LoadStatus,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -226,6 +227,7 @@ impl Status {
                 let listeners = admin.listeners.iter();
                 listeners.map(|one| one.counted(&admin.metrics)).collect()
             },
+            load: LoadStatus::of(&admin.load),
         }
     }
 }

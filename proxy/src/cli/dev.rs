@@ -113,6 +113,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         output: output(args.log),
         workers: NonZeroUsize::MIN,
         probes: None,
+        max_memory: config::MaxMemory::Auto,
     })
     .map_err(|error| start_failed(&error))?;
     let child = upstream

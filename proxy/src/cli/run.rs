@@ -86,6 +86,7 @@ async fn serve(config: Config) -> ExitCode {
         output,
         workers: config.runtime.workers,
         probes: config.probes,
+        max_memory: config.runtime.max_memory,
     });
     let sidecar = match started {
         Ok(sidecar) => sidecar,
