@@ -2,24 +2,29 @@
 //! in the right order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wayleave_authz::{LoadErrors, PolicyStore};
+use arc_swap::ArcSwap;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wayleave_authz::{Direction, LoadErrors};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
 use crate::admin::{Admin, Listening, Started};
-use crate::config::{InboundConfig, OutboundConfig};
-use crate::drain::Drain;
+use crate::config_loads::ConfigLoads;
+use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
-use crate::listener;
-use crate::policies::{PolicyFiles, PolicyReloader};
+use crate::listeners::{Changes, ListenerConfig, Listeners, Plan};
+use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
+use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
+use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -29,31 +34,25 @@ pub(crate) struct Start {
     /// Where the policies are.
     pub policies: PolicyFiles,
     /// The listeners; at least one.
-    pub inbound: Vec<InboundConfig>,
-    /// Those that the workload calls out through.
-    pub outbound: Vec<OutboundConfig>,
+    pub listeners: Vec<ListenerConfig>,
     /// Where the admin listener binds.
     pub admin: SocketAddr,
     /// Where decision records go.
     pub output: Output,
     /// How many workers serve calls.
     pub workers: NonZeroUsize,
+    /// Where listening sockets come from.
+    pub sockets: Sockets,
+    /// What became of the configuration file, where there is one.
+    pub config: Option<Arc<ConfigLoads>>,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     /// A listening socket could not be bound.
-    #[error("cannot listen on {address} for `{listener}`: {}", bind_words(source))]
-    Bind {
-        /// Which listener.
-        listener: String,
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
@@ -65,34 +64,52 @@ pub(crate) enum StartError {
     System(#[from] io::Error),
 }
 
-fn bind_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "the port is in use; stop what listens there or choose another".into()
-        }
-        io::ErrorKind::PermissionDenied => {
-            "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE".into()
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".into(),
-        _ => error.to_string(),
-    }
+/// Why a running sidecar does not change; it stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// A listening socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The policies have problems.
+    #[error("the policies cannot be loaded")]
+    Policies(#[source] LoadErrors),
+    /// Loading the policies ended in a panic.
+    #[error("loading the policies ended in a panic")]
+    Panic,
+}
+
+/// Everything that a change needs and that may fail, done.
+pub(crate) struct Prepared {
+    plan: Plan,
+    policies: Option<LoadedPolicies>,
 }
 
 /// A running sidecar.
 pub(crate) struct Sidecar {
-    inbound: Vec<(Arc<str>, SocketAddr)>,
-    outbound: Vec<(Arc<str>, SocketAddr)>,
-    admin: SocketAddr,
-    drain: Drain,
-    workers: Workers,
+    listeners: Listeners,
+    sockets: Sockets,
+    policies: Policies,
+    admin: AdminDoor,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
     writer: Writer,
 }
 
-/// The sockets of a sidecar, bound before anything runs so that a mistake ends it early.
-struct Bound {
-    inbound: Vec<(InboundConfig, std::net::TcpListener)>,
-    outbound: Vec<(OutboundConfig, std::net::TcpListener)>,
-    admin: tokio::net::TcpListener,
+/// The policies in force, and what keeps them so.
+struct Policies {
+    feeds: PolicyFeeds,
+    loads: Arc<PolicyLoads>,
+    reloader: JoinHandle<()>,
+}
+
+/// The admin listener, as seen from outside.
+struct AdminDoor {
+    address: SocketAddr,
+    /// The same socket as the one that is accepted on.
+    socket: TcpListener,
+    closing: CancellationToken,
+    /// What it tells of the listeners.
+    listening: Arc<ArcSwap<Vec<Listening>>>,
 }
 
 impl Sidecar {
@@ -105,101 +122,140 @@ impl Sidecar {
         let Start {
             identity,
             policies,
-            inbound,
-            outbound,
+            listeners: wanted,
             admin,
             output,
             workers,
+            mut sockets,
+            config,
         } = start;
         check_fips()?;
         let started = Started::now();
         let metrics = Arc::new(Metrics::new());
-        let loads = Arc::new(PolicyLoads::default());
-        let store = PolicyStore::empty();
-        let reloader = PolicyReloader::start(
-            policies,
-            store.clone(),
-            Arc::clone(&metrics),
-            Arc::clone(&loads),
-        )
-        .map_err(StartError::Policies)?;
-        let bound = Bound::new(inbound, outbound, admin)?;
+        let loaded = policies.open().map_err(StartError::Policies)?;
+        let policies = Policies::start(loaded, &metrics);
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
-        let writer = Writer::start(
-            Arc::clone(&queue),
-            output,
-            Arc::clone(&recent),
-            Arc::clone(&metrics),
-        )?;
         let fleet = Fleet {
             identity: identity.clone(),
-            store: store.clone(),
             metrics: Arc::clone(&metrics),
-            recorder: Recorder::new(queue),
-            drain: Drain::default(),
+            recorder: Recorder::new(Arc::clone(&queue)),
+            shutdown: Shutdown::default(),
             workers: Workers::start(workers)?,
         };
-        let mut addresses = Vec::new();
-        let mut listeners = Vec::new();
-        for (config, socket) in bound.inbound {
-            let address = socket.local_addr()?;
-            addresses.push((Arc::clone(&config.name), address));
-            listeners.push(Listening::inbound(&config, address));
-            fleet.listen_inbound(&config, socket)?;
-        }
-        let mut outbound = Vec::new();
-        for (config, socket) in bound.outbound {
-            let address = socket.local_addr()?;
-            outbound.push((Arc::clone(&config.name), address));
-            listeners.push(Listening::outbound(&config, address));
-            fleet.listen_outbound(&config, socket)?;
-        }
-        let admin = bound.admin.local_addr()?;
+        let shutdown = fleet.shutdown.clone();
+        let mut listeners = Listeners::new(fleet, policies.feeds.clone());
+        // Every socket is bound before any of them is served, so that a mistake ends it early.
+        let plan = listeners.plan(wanted, &mut sockets)?;
+        let admin = AdminDoor::open(admin, &mut sockets)?;
+        let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
+        listeners.apply(plan, None::<fn()>, Duration::ZERO);
+        admin.listening.store(Arc::new(listeners.status()));
         let service = Admin {
             identity,
-            policies: store,
-            loads,
-            listeners,
+            policies: policies.feeds.subscribe(),
+            loads: Arc::clone(&policies.loads),
+            config,
+            listeners: Arc::clone(&admin.listening),
             started,
-            metrics,
+            metrics: Arc::clone(&metrics),
             recent,
-            drain: fleet.drain.clone(),
+            shutdown: shutdown.clone(),
         };
-        tokio::spawn(Arc::new(service).run(bound.admin));
-        tokio::spawn(reloader.run());
-        let Fleet { drain, workers, .. } = fleet;
+        let accepting = tokio::net::TcpListener::from_std(admin.socket.try_clone()?)?;
+        tokio::spawn(Arc::new(service).run(accepting, admin.closing.clone()));
         Ok(Self {
-            inbound: addresses,
-            outbound,
+            listeners,
+            sockets,
+            policies,
             admin,
-            drain,
-            workers,
+            metrics,
+            shutdown,
             writer,
         })
     }
 
-    /// The listeners by name, with the addresses that they were given.
-    pub(crate) fn inbound(&self) -> &[(Arc<str>, SocketAddr)] {
-        &self.inbound
-    }
-
-    /// The outbound listeners, likewise.
-    pub(crate) fn outbound(&self) -> &[(Arc<str>, SocketAddr)] {
-        &self.outbound
+    /// The listeners of a direction by name, with the addresses that they were given.
+    pub(crate) fn listening(&self, direction: Direction) -> Vec<(String, SocketAddr)> {
+        let all = self.admin.listening.load();
+        let of = all.iter().filter(|l| l.direction == direction.as_str());
+        of.map(|l| (l.name.clone(), l.address)).collect()
     }
 
     /// Where the admin listener is.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
-    /// Takes no new connection, lets the calls in flight finish for `limit` at most or until
+    /// What is measured.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Does all of a change that may fail: binds what is new, and loads policies from other
+    /// files where such are given. Nothing that is in force changes.
+    ///
+    /// # Errors
+    /// When a socket or the policies cannot be had.
+    pub(crate) async fn prepare(
+        &mut self,
+        listeners: Vec<ListenerConfig>,
+        policies: Option<PolicyFiles>,
+    ) -> Result<Prepared, ChangeError> {
+        let policies = match policies {
+            None => None,
+            Some(files) => {
+                let opened = tokio::task::spawn_blocking(move || files.open()).await;
+                let opened = opened.map_err(|_| ChangeError::Panic)?;
+                Some(opened.map_err(ChangeError::Policies)?)
+            }
+        };
+        let plan = self.listeners.plan(listeners, &mut self.sockets)?;
+        Ok(Prepared { plan, policies })
+    }
+
+    /// Puts a change in force. What is open under the old configuration has `limit` to finish.
+    pub(crate) fn apply(&mut self, prepared: Prepared, limit: Duration) -> Changes {
+        let Prepared { plan, policies } = prepared;
+        let replace = policies.map(|loaded| || self.policies.replace(loaded, &self.metrics));
+        let changes = self.listeners.apply(plan, replace, limit);
+        let status = self.listeners.status();
+        self.admin.listening.store(Arc::new(status));
+        changes
+    }
+
+    /// Sends decision records elsewhere from now on.
+    pub(crate) fn record_to(&self, output: Output) {
+        self.writer.redirect(output);
+    }
+
+    /// All listening sockets, for the process that takes our place.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<PassedSocket>> {
+        let mut sockets = self.listeners.sockets()?;
+        sockets.push(PassedSocket {
+            name: SocketName::Admin,
+            socket: self.admin.socket.try_clone()?,
+        });
+        Ok(sockets)
+    }
+
+    /// Leaves health, status and metrics to the process that has taken our place.
+    pub(crate) fn close_admin(&self) {
+        self.admin.closing.cancel();
+    }
+
+    /// Takes no new connection, lets the calls in flight finish for a time at most or until
     /// `hurry` completes, and ends.
-    pub(crate) async fn drain(self, limit: Duration, hurry: impl Future<Output = ()>) {
-        self.drain.run(limit, hurry).await;
-        let (workers, writer) = (self.workers, self.writer);
+    pub(crate) async fn drain(self, times: DrainTimes, hurry: impl Future<Output = ()>) {
+        let (fleet, feeds) = self.listeners.let_go();
+        self.shutdown.run(times, hurry).await;
+        drop(feeds);
+        self.policies.reloader.abort();
+        let writer = self.writer;
         let ended = tokio::task::spawn_blocking(move || {
-            workers.stop();
+            fleet.workers.stop();
             writer.finish();
         });
         if ended.await.is_err() {
@@ -208,39 +264,49 @@ impl Sidecar {
     }
 }
 
-impl Bound {
-    fn new(
-        inbound: Vec<InboundConfig>,
-        outbound: Vec<OutboundConfig>,
-        admin: SocketAddr,
-    ) -> Result<Self, StartError> {
-        let inbound = inbound
-            .into_iter()
-            .map(|config| {
-                let socket = bind(&config.name, config.listen)?;
-                Ok((config, socket))
-            })
-            .collect::<Result<_, StartError>>()?;
-        let outbound = outbound
-            .into_iter()
-            .map(|config| {
-                let socket = bind(&config.name, config.listen)?;
-                Ok((config, socket))
-            })
-            .collect::<Result<_, StartError>>()?;
-        let admin = tokio::net::TcpListener::from_std(bind("admin", admin)?)?;
-        Ok(Self {
-            inbound,
-            outbound,
-            admin,
-        })
+impl Policies {
+    fn start(loaded: LoadedPolicies, metrics: &Arc<Metrics>) -> Self {
+        let (feeds, loads) = (PolicyFeeds::default(), Arc::new(PolicyLoads::default()));
+        let reloader = run(loaded, &feeds, &loads, metrics);
+        Self {
+            feeds,
+            loads,
+            reloader,
+        }
+    }
+
+    /// Puts policies from other files in force.
+    fn replace(&mut self, loaded: LoadedPolicies, metrics: &Arc<Metrics>) {
+        self.reloader.abort();
+        self.reloader = run(loaded, &self.feeds, &self.loads, metrics);
     }
 }
 
-fn bind(listener: &str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    listener::bind(address).map_err(|source| StartError::Bind {
-        listener: listener.to_owned(),
-        address,
-        source,
-    })
+fn run(
+    loaded: LoadedPolicies,
+    feeds: &PolicyFeeds,
+    loads: &Arc<PolicyLoads>,
+    metrics: &Arc<Metrics>,
+) -> JoinHandle<()> {
+    let (metrics, loads) = (Arc::clone(metrics), Arc::clone(loads));
+    let reloader = PolicyReloader::start(loaded, feeds.clone(), metrics, loads);
+    tokio::spawn(reloader.run())
+}
+
+impl AdminDoor {
+    fn open(address: SocketAddr, sockets: &mut Sockets) -> Result<Self, BindError> {
+        let bound = sockets.admin(address);
+        let opened = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let (address, socket) = opened.map_err(|source| BindError {
+            listener: "admin".to_owned(),
+            address,
+            source,
+        })?;
+        Ok(Self {
+            address,
+            socket,
+            closing: CancellationToken::new(),
+            listening: Arc::default(),
+        })
+    }
 }

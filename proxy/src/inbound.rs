@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use wayleave_certs::Peer;
@@ -14,6 +15,9 @@ use crate::drain::Drain;
 use crate::forward::headers;
 use crate::gate::Gate;
 use crate::stream::Stream;
+
+/// How long a handshake may go on after draining has begun.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// One inbound listener, as one worker holds it.
 #[derive(Debug)]
@@ -30,8 +34,7 @@ impl Inbound {
         let handshake = tokio::time::timeout(limit, self.tls.accept(socket));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
-            // Nothing was asked yet, so nothing is lost.
-            () = drain.begun() => return,
+            () = overdue(&drain) => return,
         };
         let (stream, peer) = match accepted {
             Ok(Ok(accepted)) => accepted,
@@ -76,5 +79,15 @@ impl Inbound {
             error = format!("no complete handshake within {:?}", self.gate.limits.handshake_timeout),
             "handshake refused"
         );
+    }
+}
+
+/// Completes when a handshake is not worth waiting for any more: who has connected before
+/// draining began is served, unless it takes too long.
+async fn overdue(drain: &Drain) {
+    drain.begun().await;
+    tokio::select! {
+        () = tokio::time::sleep(LAST_HANDSHAKE) => {}
+        () = drain.cut() => {}
     }
 }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use load::{load, parse};
+pub use load::{load, parse, parse_file, text_of};
 pub use problem::{ConfigErrors, Problem};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
@@ -52,10 +52,13 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What is logged, and where decisions are recorded.
     pub log: LogConfig,
-    /// How many workers serve calls.
+    /// How the process runs: its threads and its sockets.
     pub runtime: RuntimeConfig,
     /// How long calls in flight may take to finish after SIGTERM; 0 s to 1 h, 30 s by default.
     pub drain_timeout: Duration,
+    /// How long everything is served after readiness has become false and before the listeners
+    /// close; 0 s to 5 min, 0 s by default.
+    pub drain_delay: Duration,
 }
 
 /// Who the sidecar is, and whom it trusts.
@@ -294,6 +297,12 @@ pub enum DecisionSink {
 pub struct RuntimeConfig {
     /// Threads that serve calls, each on a runtime of its own; 1 to 256, 1 by default.
     pub workers: NonZeroUsize,
+    /// Whether listening sockets are bound with SO_REUSEPORT, so that another process of the
+    /// same user can bind the same addresses; `false` by default.
+    pub reuse_port: bool,
+    /// The unix socket at which a running sidecar gives its listening sockets to the one that
+    /// replaces it; none by default.
+    pub hand_over: Option<PathBuf>,
 }
 
 impl UpstreamConfig {

@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) log: Option<Section<RawLog>>,
     pub(super) runtime: Option<Section<RawRuntime>>,
     pub(super) drain_timeout: Option<Field>,
+    pub(super) drain_delay: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,4 +176,6 @@ pub(super) struct RawLog {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
+    pub(super) reuse_port: Option<Field>,
+    pub(super) hand_over: Option<Field>,
 }

@@ -17,11 +17,17 @@ use crate::record::Failure;
 use crate::stream::Stream;
 use crate::trust::TrustEnded;
 
-/// How long a connection that is to finish may take over its first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// How long a connection that is to finish may stay without a request: one that was just made
+/// is about to ask, and a busy one is told by the answer to its next request.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How often such a connection is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What both versions' connections can do.
 trait Drivable: Future<Output = hyper::Result<()>> {
+    /// Whether a caller that is told to finish loses nothing that is on its way.
+    const TELLS_WHAT_WAS_SERVED: bool;
+
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -76,18 +82,31 @@ enum Finish {
 
 /// Polls a connection to its end. Asks it to finish once, when draining begins, when nothing
 /// was asked for the idle time, or when the peer is no longer trusted.
-async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result<()> {
+async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Result<()> {
     tokio::pin!(serving);
     let distrusted = connection.trust().ended();
     tokio::pin!(distrusted);
     let limits = &connection.gate.limits;
-    let why = tokio::select! {
+    let mut why = tokio::select! {
         result = &mut serving => return result,
         () = connection.drain.begun() => Finish::Draining,
         () = idled(connection, limits.idle_timeout) => Finish::Idle,
         ended = &mut distrusted => Finish::Distrusted(ended),
     };
+    if matches!(why, Finish::Draining) {
+        connection.closing.store(true, Ordering::Relaxed);
+        tokio::select! {
+            result = &mut serving => return result,
+            () = asked_or_quiet::<D>(connection) => {}
+            () = connection.drain.cut() => {}
+            ended = &mut distrusted => why = Finish::Distrusted(ended),
+        }
+    }
     serving.as_mut().finish();
+    let patience = match why {
+        Finish::Draining => Duration::ZERO,
+        Finish::Idle | Finish::Distrusted(_) => LAST_REQUEST,
+    };
     let distrusted = async {
         match why {
             Finish::Distrusted(ended) => ended,
@@ -104,7 +123,7 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
             return tokio::time::timeout(limits.trust_grace, serving).await.unwrap_or(Ok(()));
         }
         result = &mut serving => return result,
-        () = unused(connection) => {}
+        () = unused(connection, patience) => {}
         () = connection.drain.cut() => connection.origin.calls.cut(Failure::Drained),
     }
     Ok(())
@@ -117,10 +136,26 @@ fn tell_distrust(connection: &Connection, why: &TrustEnded) {
     tracing::warn!(%source, peer, reason_code, error = %why, "peer no longer trusted, connection closing");
 }
 
-/// Completes when a connection that is to finish has not asked for anything. An HTTP/2
+/// Completes when a connection may be told to finish: an HTTP/2 one when it has asked for
+/// something, an HTTP/1.1 one, which would lose a request on its way, when it has been quiet.
+async fn asked_or_quiet<D: Drivable>(connection: &Connection) {
+    let mut served = connection.served.load(Ordering::Relaxed);
+    let mut quiet = Duration::ZERO;
+    while quiet < LAST_REQUEST && !(D::TELLS_WHAT_WAS_SERVED && served > 0) {
+        tokio::time::sleep(LOOK).await;
+        let now = connection.served.load(Ordering::Relaxed);
+        quiet = match now == served && connection.is_idle() {
+            true => quiet + LOOK,
+            false => Duration::ZERO,
+        };
+        served = now;
+    }
+}
+
+/// Completes when a connection that was told to finish has never asked for anything: an HTTP/2
 /// connection whose preface has not come would not finish by itself.
-async fn unused(connection: &Connection) {
-    tokio::time::sleep(FIRST_REQUEST).await;
+async fn unused(connection: &Connection, patience: Duration) {
+    tokio::time::sleep(patience).await;
     if connection.served.load(Ordering::Relaxed) > 0 {
         std::future::pending::<()>().await;
     }
@@ -155,6 +190,8 @@ where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const TELLS_WHAT_WAS_SERVED: bool = false;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -166,6 +203,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     TokioExecutor: hyper::rt::bounds::Http2ServerConnExec<S::Future, crate::forward::ResponseBody>,
 {
+    const TELLS_WHAT_WAS_SERVED: bool = true;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }

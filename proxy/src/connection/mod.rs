@@ -8,11 +8,11 @@ mod unread;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ::http::header::EXPECT;
+use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::caller::Caller;
@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    /// Whether the next answer of an HTTP/1.1 connection is its last.
+    closing: AtomicBool,
     drain: Drain,
 }
 
@@ -63,6 +65,7 @@ impl Connection {
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
             drain,
         }
     }
@@ -81,18 +84,33 @@ impl Connection {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
-                return Ok(denial
-                    .into_response(shape, connection)
-                    .map(ResponseBody::own));
+                let answer = denial.into_response(shape, connection);
+                return Ok(self.last_of_all(version, answer.map(ResponseBody::own)));
             }
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
         let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
-        Ok(
-            answer
-                .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
-        )
+        let answer = answer
+            .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
+        Ok(self.last_of_all(version, answer))
+    }
+
+    /// Says with an answer that it is the last one, where the connection is to end and HTTP/1.1
+    /// would leave the caller to guess. HTTP/2 has GOAWAY, and a tunnel is no longer HTTP.
+    fn last_of_all(
+        &self,
+        version: Version,
+        mut answer: Response<ResponseBody>,
+    ) -> Response<ResponseBody> {
+        if self.closing.load(Ordering::Relaxed)
+            && version < Version::HTTP_2
+            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        answer
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.
