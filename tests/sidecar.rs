@@ -37,6 +37,7 @@ mod sidecar {
     mod readme;
     mod record;
     mod refused;
+    mod reload;
     mod revocation;
     mod status;
     mod streams;

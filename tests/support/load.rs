@@ -84,12 +84,12 @@ impl Target {
         }
     }
 
-    async fn http1(&self) -> Http1 {
+    pub(crate) async fn http1(&self) -> Http1 {
         let stream = client::handshake(self.address, self.http1.clone()).await;
         Http1::over(stream.expect("a new HTTP/1.1 connection was refused")).await
     }
 
-    async fn http2(&self) -> Http2<Full<Bytes>> {
+    pub(crate) async fn http2(&self) -> Http2<Full<Bytes>> {
         let stream = client::handshake(self.address, self.http2.clone()).await;
         Http2::over(stream.expect("a new HTTP/2 connection was refused")).await
     }
