@@ -25,6 +25,7 @@ mod sidecar {
     mod explain;
     mod federation;
     mod forwarding;
+    mod handover;
     mod handshake;
     mod hostile;
     mod identity;

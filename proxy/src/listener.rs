@@ -193,3 +193,36 @@ impl Drop for Place {
         self.metrics.connections().dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_wait_when_a_listener_closes_are_taken() {
+        let socket = bind(([127, 0, 0, 1], 0).into(), false).unwrap();
+        let address = socket.local_addr().unwrap();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        // Where there is no room, each that is taken is counted.
+        let metrics = Arc::new(Metrics::new());
+        let doors = Doors {
+            seats: Vec::new(),
+            connections: Arc::new(Semaphore::new(0)),
+            metrics: Arc::clone(&metrics),
+            drain: Drain::default(),
+        };
+        let closing = CancellationToken::new();
+        closing.cancel();
+        let listener = Listener {
+            doors: Arc::new(ArcSwap::from_pointee(doors)),
+            closing,
+        };
+        listener.run(TcpListener::from_std(socket).unwrap()).await;
+        let told = metrics.encode();
+        assert!(told.contains("result=\"too_many_connections\"} 3"), "{told}");
+        assert!(std::net::TcpStream::connect(address).is_err());
+        drop(waiting);
+    }
+}
