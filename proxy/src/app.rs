@@ -2,20 +2,20 @@
 //! in the right order.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use wayleave_authz::{Direction, LoadErrors};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Listening, Started};
+use crate::admin::{Admin, Started};
+use crate::config::ProbesConfig;
 use crate::config_loads::ConfigLoads;
+use crate::control_doors::{AdminDoor, ProbesDoor, ProbesStep};
 use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
 use crate::listeners::{Changes, ListenerConfig, Listeners, Plan};
@@ -24,7 +24,7 @@ use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
-use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
+use crate::sockets::{BindError, PassedSocket, Sockets};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -41,6 +41,8 @@ pub(crate) struct Start {
     pub output: Output,
     /// How many workers serve calls.
     pub workers: NonZeroUsize,
+    /// What may be probed without a certificate.
+    pub probes: Option<ProbesConfig>,
     /// Where listening sockets come from.
     pub sockets: Sockets,
     /// What became of the configuration file, where there is one.
@@ -81,6 +83,7 @@ pub(crate) enum ChangeError {
 /// Everything that a change needs and that may fail, done.
 pub(crate) struct Prepared {
     plan: Plan,
+    probes: ProbesStep,
     policies: Option<LoadedPolicies>,
 }
 
@@ -90,6 +93,7 @@ pub(crate) struct Sidecar {
     sockets: Sockets,
     policies: Policies,
     admin: AdminDoor,
+    probes: Option<ProbesDoor>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     writer: Writer,
@@ -100,16 +104,6 @@ struct Policies {
     feeds: PolicyFeeds,
     loads: Arc<PolicyLoads>,
     reloader: JoinHandle<()>,
-}
-
-/// The admin listener, as seen from outside.
-struct AdminDoor {
-    address: SocketAddr,
-    /// The same socket as the one that is accepted on.
-    socket: TcpListener,
-    closing: CancellationToken,
-    /// What it tells of the listeners.
-    listening: Arc<ArcSwap<Vec<Listening>>>,
 }
 
 impl Sidecar {
@@ -126,6 +120,7 @@ impl Sidecar {
             admin,
             output,
             workers,
+            probes,
             mut sockets,
             config,
         } = start;
@@ -146,7 +141,8 @@ impl Sidecar {
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
-        let admin = AdminDoor::open(admin, &mut sockets)?;
+        let admin = AdminDoor::bind(admin, &mut sockets)?;
+        let probes = ProbesStep::plan(probes, None, &mut sockets)?;
         let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
         listeners.apply(plan, None::<fn()>, Duration::ZERO);
         admin.listening.store(Arc::new(listeners.status()));
@@ -161,13 +157,15 @@ impl Sidecar {
             recent,
             shutdown: shutdown.clone(),
         };
-        let accepting = tokio::net::TcpListener::from_std(admin.socket.try_clone()?)?;
-        tokio::spawn(Arc::new(service).run(accepting, admin.closing.clone()));
+        admin.open(service)?;
+        let mut probing = None;
+        probes.apply(&mut probing, &metrics)?;
         Ok(Self {
             listeners,
             sockets,
             policies,
             admin,
+            probes: probing,
             metrics,
             shutdown,
             writer,
@@ -186,6 +184,11 @@ impl Sidecar {
         self.admin.address
     }
 
+    /// Where probes are answered, if they are.
+    pub(crate) fn probes(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(|probes| probes.address)
+    }
+
     /// What is measured.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -199,6 +202,7 @@ impl Sidecar {
     pub(crate) async fn prepare(
         &mut self,
         listeners: Vec<ListenerConfig>,
+        probes: Option<ProbesConfig>,
         policies: Option<PolicyFiles>,
     ) -> Result<Prepared, ChangeError> {
         let policies = match policies {
@@ -210,14 +214,26 @@ impl Sidecar {
             }
         };
         let plan = self.listeners.plan(listeners, &mut self.sockets)?;
-        Ok(Prepared { plan, policies })
+        let probes = ProbesStep::plan(probes, self.probes.as_ref(), &mut self.sockets)?;
+        Ok(Prepared {
+            plan,
+            probes,
+            policies,
+        })
     }
 
     /// Puts a change in force. What is open under the old configuration has `limit` to finish.
     pub(crate) fn apply(&mut self, prepared: Prepared, limit: Duration) -> Changes {
-        let Prepared { plan, policies } = prepared;
+        let Prepared {
+            plan,
+            probes,
+            policies,
+        } = prepared;
         let replace = policies.map(|loaded| || self.policies.replace(loaded, &self.metrics));
         let changes = self.listeners.apply(plan, replace, limit);
+        if let Err(error) = probes.apply(&mut self.probes, &self.metrics) {
+            tracing::error!(%error, "the listener for probes stays as it was");
+        }
         let status = self.listeners.status();
         self.admin.listening.store(Arc::new(status));
         changes
@@ -234,16 +250,19 @@ impl Sidecar {
     /// When the system has no more descriptors.
     pub(crate) fn sockets(&self) -> io::Result<Vec<PassedSocket>> {
         let mut sockets = self.listeners.sockets()?;
-        sockets.push(PassedSocket {
-            name: SocketName::Admin,
-            socket: self.admin.socket.try_clone()?,
-        });
+        sockets.push(self.admin.socket()?);
+        if let Some(probes) = &self.probes {
+            sockets.push(probes.socket()?);
+        }
         Ok(sockets)
     }
 
-    /// Leaves health, status and metrics to the process that has taken our place.
-    pub(crate) fn close_admin(&self) {
-        self.admin.closing.cancel();
+    /// Leaves probes, status and metrics to the process that has taken our place.
+    pub(crate) fn leave_to_successor(&self) {
+        self.admin.close();
+        if let Some(probes) = &self.probes {
+            probes.close();
+        }
     }
 
     /// Takes no new connection, lets the calls in flight finish for a time at most or until
@@ -291,22 +310,4 @@ fn run(
     let (metrics, loads) = (Arc::clone(metrics), Arc::clone(loads));
     let reloader = PolicyReloader::start(loaded, feeds.clone(), metrics, loads);
     tokio::spawn(reloader.run())
-}
-
-impl AdminDoor {
-    fn open(address: SocketAddr, sockets: &mut Sockets) -> Result<Self, BindError> {
-        let bound = sockets.admin(address);
-        let opened = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
-        let (address, socket) = opened.map_err(|source| BindError {
-            listener: "admin".to_owned(),
-            address,
-            source,
-        })?;
-        Ok(Self {
-            address,
-            socket,
-            closing: CancellationToken::new(),
-            listening: Arc::default(),
-        })
-    }
 }

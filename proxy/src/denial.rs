@@ -116,12 +116,18 @@ impl Denial {
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
+            | Failure::IdleTimeout
             | Failure::Drained => (
                 StatusCode::BAD_GATEWAY,
                 "the service broke off before it answered",
             ),
         };
         Self::new(entry, status, failure.as_str(), detail)
+    }
+
+    /// No answer at all, where the caller's protocol is not known: the call ends with it.
+    pub(crate) fn unanswered(mut self) {
+        self.entry.completed();
     }
 
     /// The answer to the caller; the call ends with it.

@@ -12,8 +12,8 @@ use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 
 use crate::config::{
-    InboundConfig, InboundMode, LimitsConfig, OutboundConfig, UpstreamConfig, UpstreamProtocol,
-    UpstreamTls,
+    InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, OutboundConfig, UpstreamConfig,
+    UpstreamProtocol, UpstreamTls,
 };
 use crate::drain::{Drain, Shutdown};
 use crate::enforce::Enforcer;
@@ -94,7 +94,14 @@ impl Fleet {
         let tls = Arc::new(ServerTls::new(
             self.identity.clone(),
             ServerTlsOptions {
+                alpn: match config.protocol {
+                    ListenerProtocol::Tcp => Vec::new(),
+                    ListenerProtocol::Http | ListenerProtocol::Auto => {
+                        vec![Alpn::Http2, Alpn::Http1]
+                    }
+                },
                 require_post_quantum: config.tls.require_post_quantum,
+                trust_domains: config.trust_domains.clone(),
                 ..ServerTlsOptions::default()
             },
         ));
@@ -115,6 +122,7 @@ impl Fleet {
                 gate: self.gate(&plan, seat),
                 tls: Arc::clone(&tls),
                 protocol: config.protocol,
+                mode: config.tls.mode,
             })
         })
     }

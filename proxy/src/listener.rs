@@ -221,7 +221,10 @@ mod tests {
         };
         listener.run(TcpListener::from_std(socket).unwrap()).await;
         let told = metrics.encode();
-        assert!(told.contains("result=\"too_many_connections\"} 3"), "{told}");
+        assert!(
+            told.contains("result=\"too_many_connections\"} 3"),
+            "{told}"
+        );
         assert!(std::net::TcpStream::connect(address).is_err());
         drop(waiting);
     }

@@ -14,6 +14,7 @@ pub(crate) enum SocketName {
     Admin,
     /// The listener of this name.
     Listener(String),
+    Probes,
     /// Where the process that takes our place asks for all the others.
     HandOver,
 }
@@ -82,6 +83,14 @@ impl Sockets {
     /// When the address is in use or not ours to bind.
     pub(crate) fn admin(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         self.socket(&SocketName::Admin, address)
+    }
+
+    /// The socket of the listener for probes.
+    ///
+    /// # Errors
+    /// When the address is in use or not ours to bind.
+    pub(crate) fn probes(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+        self.socket(&SocketName::Probes, address)
     }
 
     fn socket(&mut self, name: &SocketName, address: SocketAddr) -> io::Result<TcpListener> {

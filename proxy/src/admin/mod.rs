@@ -25,7 +25,7 @@ use wayleave_certs::IdentityReader;
 
 pub(crate) use status::{
     BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, Listening, PolicyStatus, Source,
-    Started, Status, SvidStatus,
+    Started, Status, SvidStatus, protocol, tls_mode,
 };
 
 use crate::config_loads::ConfigLoads;

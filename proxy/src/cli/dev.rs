@@ -123,6 +123,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         workers: NonZeroUsize::MIN,
         sockets: Sockets::default(),
         config: None,
+        probes: None,
     })
     .map_err(|error| start_failed(&error))?;
     let child = upstream
@@ -185,6 +186,7 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
         mode: InboundMode::Enforce,
         show_reason: true,
         tls: TlsConfig::default(),
+        trust_domains: None,
     }
 }
 

@@ -138,7 +138,9 @@ impl Reloader {
         let other = config.policies != before.policies;
         let policies = other.then(|| PolicyFiles::new(config.policies.paths.clone()));
         let listeners = ListenerConfig::all(&config.inbound, &config.outbound);
-        let prepared = sidecar.prepare(listeners, policies).await;
+        let prepared = sidecar
+            .prepare(listeners, config.probes.clone(), policies)
+            .await;
         Ok(Next {
             prepared: prepared.map_err(|error| not_prepared(&error))?,
             config,

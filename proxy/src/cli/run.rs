@@ -24,6 +24,7 @@ use crate::identity_switch::IdentityKeeper;
 use crate::listeners::ListenerConfig;
 use crate::policies::PolicyFiles;
 use crate::record::Output;
+use crate::warnings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,6 +83,7 @@ async fn serve(
 ) -> Result<ExitCode, ExitCode> {
     let identity = OpenIdentity::open(config.identity.clone(), SystemTime::now())
         .map_err(|error| report::mistake(&error))?;
+    warn(&config, &identity.reader());
     let output = output(&config.log.decisions, config.log.format)
         .map_err(|error| report::mistake(&error))?;
     let mut signals = Signals::listen().map_err(|error| report::mistake(&error))?;
@@ -109,6 +111,7 @@ async fn serve(
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
+        probes: config.probes,
         sockets: handing.sockets(config.runtime.reuse_port),
         config: Some(Arc::clone(reloader.loads())),
     })
@@ -137,7 +140,7 @@ async fn serve(
                     let _ = answer.send(sidecar.sockets());
                 }
                 Successor::Serves(stopped) => {
-                    sidecar.close_admin();
+                    sidecar.leave_to_successor();
                     handing.leave(stopped);
                     // Nobody is to be kept away: who connects reaches the successor.
                     let limit = reloader.drain_times().limit;
@@ -150,6 +153,18 @@ async fn serve(
     Ok(status)
 }
 
+/// Tells what the configuration allows and its owner had better know.
+pub(super) fn warn(config: &Config, identity: &IdentityReader) {
+    let current = identity.current();
+    let missing = current.map(|current| warnings::without_bundle(config, current.bundles()));
+    for warning in warnings::warnings(config)
+        .iter()
+        .chain(missing.iter().flatten())
+    {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// The addresses that callers and probes reach, port 0 resolved.
 struct Addresses {
     inbound: String,
@@ -158,6 +173,9 @@ struct Addresses {
 }
 
 fn addresses(sidecar: &Sidecar) -> Addresses {
+    if let Some(address) = sidecar.probes() {
+        tracing::info!(listener = "probes", %address, "listening");
+    }
     let joined = |direction| {
         let listeners = sidecar.listening(direction);
         for (name, address) in &listeners {

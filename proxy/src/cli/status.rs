@@ -209,6 +209,15 @@ fn listener(text: &mut String, listening: &Listening) {
     if listening.require_post_quantum {
         notes.push_str(", post-quantum only");
     }
+    if listening.protocol != "http" {
+        let _ = write!(notes, ", {}", listening.protocol);
+    }
+    if let Some(count) = listening.plaintext_connections {
+        let _ = write!(notes, ", PERMISSIVE: {count} connections without TLS");
+    }
+    if let Some(domains) = &listening.trust_domains {
+        let _ = write!(notes, ", only {}", domains.join(", "));
+    }
     let _ = writeln!(
         text,
         "  {name}  {address} for {service} at {upstream}{notes}"

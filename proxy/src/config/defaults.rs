@@ -39,6 +39,10 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_STREAMS: u32 = 128;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) const TRUST_GRACE: Duration = Duration::from_secs(5);
+pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Default for LimitsConfig {
     fn default() -> Self {
@@ -50,6 +54,8 @@ impl Default for LimitsConfig {
             max_concurrent_streams: MAX_STREAMS,
             idle_timeout: IDLE_TIMEOUT,
             trust_grace: TRUST_GRACE,
+            tcp_idle_timeout: TCP_IDLE_TIMEOUT,
+            detect_timeout: DETECT_TIMEOUT,
         }
     }
 }

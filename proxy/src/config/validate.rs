@@ -56,6 +56,7 @@ impl Validator<'_> {
         let log = self.log(raw.log.as_ref().map(content));
         let runtime = self.runtime(raw.runtime.as_ref().map(content));
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
+        let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let drain_delay = self.time(raw.drain_delay, default::DRAIN_DELAY, &DRAIN_DELAY);
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
@@ -68,6 +69,7 @@ impl Validator<'_> {
             log: log?,
             runtime: runtime?,
             drain_timeout: drain_timeout?,
+            probes: probes?,
             drain_delay: drain_delay?,
         })
     }

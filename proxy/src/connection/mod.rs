@@ -1,6 +1,7 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod detect;
 pub(crate) mod http;
 pub(crate) mod tcp;
 mod unread;
@@ -9,14 +10,16 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
 use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use wayleave_certs::Alpn;
 
 use crate::caller::Caller;
-use crate::config::UpstreamProtocol;
+use crate::config::{ListenerProtocol, UpstreamProtocol};
 use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
@@ -25,10 +28,64 @@ use crate::gate::Gate;
 use crate::protocol::{Call, Shape};
 use crate::record::{Entry, Origin};
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::trust::Trust;
+use detect::Speaks;
 
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
+
+/// How long a connection may take to say what it is once draining has begun.
+const LAST_ARRIVAL: Duration = Duration::from_secs(3);
+
+/// Completes when a connection that has not said what it is is not worth waiting for any more:
+/// who has connected before draining began is served, unless it takes too long.
+pub(crate) async fn overdue(drain: &Drain) {
+    drain.begun().await;
+    tokio::select! {
+        () = tokio::time::sleep(LAST_ARRIVAL) => {}
+        () = drain.cut() => {}
+    }
+}
+
+/// Serves a connection in the protocol of its listener: that which was `agreed` on, or that which
+/// its first bytes tell. `host` is whom the caller asked for, as far as it said.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    protocol: ListenerProtocol,
+    agreed: Option<Alpn>,
+    host: &str,
+    connection: Arc<Connection>,
+) {
+    let limits = &connection.gate.limits;
+    let speaks = match (protocol, agreed) {
+        (ListenerProtocol::Tcp, _) => Speaks::Other,
+        (ListenerProtocol::Http | ListenerProtocol::Auto, Some(version)) => Speaks::Http(version),
+        (listener, None) => {
+            let detection = async {
+                match listener {
+                    ListenerProtocol::Auto => {
+                        detect::protocol(&mut stream, limits.detect_timeout).await
+                    }
+                    _ => detect::http_version(&mut stream, limits.header_timeout)
+                        .await
+                        .map_or(Speaks::Nothing, Speaks::Http),
+                }
+            };
+            tokio::select! {
+                speaks = detection => speaks,
+                () = overdue(&connection.drain) => return,
+            }
+        }
+    };
+    match speaks {
+        Speaks::Http(version) => http::serve(stream, version, connection).await,
+        Speaks::Other => tcp::serve(stream, connection, host).await,
+        // A client of HTTP that asks for nothing is no call.
+        Speaks::Nothing if protocol == ListenerProtocol::Http => {}
+        Speaks::Nothing => tcp::undetected(stream, &connection, host),
+    }
+}
 
 /// What all calls of one connection share.
 pub(crate) struct Connection {

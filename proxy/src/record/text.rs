@@ -79,5 +79,6 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamBroke => "upstream broke off",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::Drained => "cut by the end of draining",
+        Failure::IdleTimeout => "idle for too long",
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::metrics::Metrics;
-use super::{DecisionRecord, Queue, Recent, text};
+use super::tally::Tally;
+use super::{DecisionRecord, Queue, Recent, json, text};
 
 /// Where decision records go and in which form.
 pub(crate) enum Output {
@@ -60,7 +61,8 @@ impl Writer {
             output,
             redirected: Arc::clone(&redirected),
             recent,
-            metrics,
+            tally: Tally::new(metrics),
+            json: json::Writer::default(),
             buffer: Vec::new(),
             failing: false,
         };
@@ -97,7 +99,8 @@ struct Work {
     output: Output,
     redirected: Arc<Mutex<Option<Output>>>,
     recent: Arc<Recent>,
-    metrics: Arc<Metrics>,
+    tally: Tally,
+    json: json::Writer,
     buffer: Vec<u8>,
     failing: bool,
 }
@@ -111,14 +114,15 @@ impl Work {
                 self.output = output;
             }
             for record in &batch {
-                self.metrics.record(record);
+                self.tally.count(record);
                 self.render(record);
             }
-            self.recent.keep(&mut batch);
             self.flush();
+            self.recent.keep(&mut batch);
+            queue.reuse(&mut batch);
             let dropped = queue.dropped();
             if dropped > told {
-                self.metrics.records_dropped(dropped - told);
+                self.tally.metrics().records_dropped(dropped - told);
                 tracing::warn!(
                     dropped = dropped - told,
                     "decision records dropped: the output is too slow"
@@ -131,13 +135,8 @@ impl Work {
     fn render(&mut self, record: &DecisionRecord) {
         match &self.output {
             Output::Json(_) => {
-                let began = self.buffer.len();
-                if let Err(error) = serde_json::to_writer(&mut self.buffer, record) {
-                    self.buffer.truncate(began);
-                    tracing::error!(%error, "a decision record cannot be serialised");
-                } else {
-                    self.buffer.push(b'\n');
-                }
+                self.json.write(record, &mut self.buffer);
+                self.buffer.push(b'\n');
             }
             Output::Text { colour, .. } => {
                 self.buffer
@@ -158,7 +157,7 @@ impl Work {
         match result {
             Ok(()) => self.failing = false,
             Err(error) => {
-                self.metrics.record_write_failed();
+                self.tally.metrics().record_write_failed();
                 if !self.failing {
                     tracing::error!(%error, "decision records cannot be written");
                 }
