@@ -12,13 +12,14 @@ use wayleave_authz::{Direction, LoadErrors};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Started};
-use crate::config::ProbesConfig;
+use crate::admin::{Admin, Loads, Started};
+use crate::config::{MaxMemory, ProbesConfig};
 use crate::config_loads::ConfigLoads;
 use crate::control_doors::{AdminDoor, ProbesDoor, ProbesStep};
 use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
 use crate::listeners::{Changes, ListenerConfig, Listeners, Plan};
+use crate::memory::Memory;
 use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
 use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
@@ -43,6 +44,8 @@ pub(crate) struct Start {
     pub workers: NonZeroUsize,
     /// What may be probed without a certificate.
     pub probes: Option<ProbesConfig>,
+    /// How much memory may be held before calls are refused.
+    pub max_memory: MaxMemory,
     /// Where listening sockets come from.
     pub sockets: Sockets,
     /// What became of the configuration file, where there is one.
@@ -121,6 +124,7 @@ impl Sidecar {
             output,
             workers,
             probes,
+            max_memory,
             mut sockets,
             config,
         } = start;
@@ -134,10 +138,13 @@ impl Sidecar {
             identity: identity.clone(),
             metrics: Arc::clone(&metrics),
             recorder: Recorder::new(Arc::clone(&queue)),
+            memory: Arc::new(Memory::with_limit(max_memory)),
             shutdown: Shutdown::default(),
             workers: Workers::start(workers)?,
         };
         let shutdown = fleet.shutdown.clone();
+        let memory = Arc::clone(&fleet.memory);
+        tokio::spawn(Arc::clone(&memory).watch());
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
@@ -145,13 +152,17 @@ impl Sidecar {
         let probes = ProbesStep::plan(probes, None, &mut sockets)?;
         let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
         listeners.apply(plan, None::<fn()>, Duration::ZERO);
-        admin.listening.store(Arc::new(listeners.status()));
+        admin.tell(&listeners);
         let service = Admin {
             identity,
             policies: policies.feeds.subscribe(),
             loads: Arc::clone(&policies.loads),
             config,
             listeners: Arc::clone(&admin.listening),
+            load: Loads {
+                memory,
+                listeners: Arc::clone(&admin.loads),
+            },
             started,
             metrics: Arc::clone(&metrics),
             recent,
@@ -234,8 +245,7 @@ impl Sidecar {
         if let Err(error) = probes.apply(&mut self.probes, &self.metrics) {
             tracing::error!(%error, "the listener for probes stays as it was");
         }
-        let status = self.listeners.status();
-        self.admin.listening.store(Arc::new(status));
+        self.admin.tell(&self.listeners);
         changes
     }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, Listening};
+use crate::admin::{Admin, Listening, Load};
 use crate::config::ProbesConfig;
+use crate::listeners::Listeners;
 use crate::probes::Probes;
 use crate::record::metrics::Metrics;
 use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
@@ -22,6 +23,8 @@ pub(crate) struct AdminDoor {
     closing: CancellationToken,
     /// What it tells of the listeners.
     pub(crate) listening: Arc<ArcSwap<Vec<Listening>>>,
+    /// How much of their limits is used.
+    pub(crate) loads: Arc<ArcSwap<Vec<Load>>>,
 }
 
 /// The listener for probes.
@@ -54,7 +57,14 @@ impl AdminDoor {
             socket,
             closing: CancellationToken::new(),
             listening: Arc::default(),
+            loads: Arc::default(),
         })
+    }
+
+    /// Tells of these listeners from now on.
+    pub(crate) fn tell(&self, listeners: &Listeners) {
+        self.listening.store(Arc::new(listeners.status()));
+        self.loads.store(Arc::new(listeners.loads()));
     }
 
     /// Begins to answer.

@@ -5,16 +5,17 @@ use std::net::TcpListener;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wayleave_authz::{Direction, PolicyStore};
 use wayleave_certs::Alpn;
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 
+use crate::admission::Admission;
 use crate::config::{
     InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, OutboundConfig, UpstreamConfig,
     UpstreamProtocol, UpstreamTls,
 };
+use crate::connection::{Roster, sweep_interval};
 use crate::drain::{Drain, Shutdown};
 use crate::enforce::Enforcer;
 use crate::forward::{Dialer, Pool};
@@ -22,6 +23,7 @@ use crate::gate::Gate;
 use crate::inbound::Inbound;
 use crate::listener::{Doors, Entrance, Listener};
 use crate::listeners::ListenerConfig;
+use crate::memory::Memory;
 use crate::outbound::Outbound;
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
@@ -38,6 +40,7 @@ pub(crate) struct Fleet {
     pub(crate) recorder: Recorder,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Workers,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// What a gate is made from, whichever way calls go.
@@ -52,28 +55,33 @@ struct Plan<'a> {
     hosts: &'a [String],
     port: u16,
     dialer: Arc<Dialer>,
+    admission: Arc<Admission>,
 }
 
 impl Fleet {
-    /// What a listener serves with, at every worker; `port` is the one that callers reach, and
-    /// `connections` counts those that are open.
+    /// What a listener serves with, at every worker; `port` is the one that callers reach.
     pub(crate) fn doors(
         &self,
         config: &ListenerConfig,
         port: u16,
         policies: &PolicyStore,
-        connections: Arc<Semaphore>,
+        admission: Arc<Admission>,
     ) -> Doors {
         let seats = match config {
-            ListenerConfig::Inbound(config) => self.inbound(config, port, policies),
-            ListenerConfig::Outbound(config) => self.outbound(config, policies),
+            ListenerConfig::Inbound(config) => self.inbound(config, port, policies, &admission),
+            ListenerConfig::Outbound(config) => self.outbound(config, policies, &admission),
         };
         Doors {
             seats,
-            connections,
+            admission,
             metrics: Arc::clone(&self.metrics),
             drain: self.drain(config.direction()).generation(),
         }
+    }
+
+    /// What a listener takes on by these limits; nothing is held yet.
+    pub(crate) fn admission(&self, limits: &LimitsConfig) -> Arc<Admission> {
+        Arc::new(Admission::new(limits, Arc::clone(&self.memory)))
     }
 
     /// What everything of a direction is drained by.
@@ -90,6 +98,7 @@ impl Fleet {
         config: &InboundConfig,
         port: u16,
         policies: &PolicyStore,
+        admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
         let tls = Arc::new(ServerTls::new(
             self.identity.clone(),
@@ -116,6 +125,7 @@ impl Fleet {
             hosts: &config.hosts,
             port,
             dialer: self.dialer(&config.upstream),
+            admission: Arc::clone(admission),
         };
         self.seats(|seat| {
             Entrance::Inbound(Inbound {
@@ -132,6 +142,7 @@ impl Fleet {
         &self,
         config: &OutboundConfig,
         policies: &PolicyStore,
+        admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
         let destination = &config.destination;
         let plan = Plan {
@@ -145,6 +156,7 @@ impl Fleet {
             hosts: &destination.hosts,
             port: destination.upstream.port(),
             dialer: self.dialer(&destination.upstream),
+            admission: Arc::clone(admission),
         };
         self.seats(|seat| {
             Entrance::Outbound(Outbound {
@@ -185,6 +197,9 @@ impl Fleet {
     fn gate(&self, plan: &Plan<'_>, seat: &Seat) -> Arc<Gate> {
         let pool = Pool::new(Arc::clone(&plan.dialer));
         seat.runtime().spawn(sweep(Arc::downgrade(&pool)));
+        let roster = Roster::default();
+        let interval = sweep_interval(plan.limits);
+        seat.runtime().spawn(roster.sweep(interval));
         Arc::new(Gate {
             name: Arc::clone(plan.name),
             limits: plan.limits.clone(),
@@ -203,6 +218,8 @@ impl Fleet {
             identity: self.identity.clone(),
             recorder: self.recorder.clone(),
             metrics: Arc::clone(&self.metrics),
+            admission: Arc::clone(&plan.admission),
+            roster,
         })
     }
 

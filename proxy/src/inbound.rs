@@ -42,11 +42,14 @@ impl Inbound {
     /// Serves one accepted socket until it closes or `drain` has run its course.
     pub(crate) async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
         let limit = self.gate.limits.handshake_timeout;
+        let turn = self.gate.admission.handshakes.begin();
         let arriving = tokio::time::timeout(limit, self.arrive(socket));
         let arrived = tokio::select! {
             arrived = arriving => arrived,
             () = connection::overdue(&drain) => return,
+            () = turn.gives_way() => return self.gave_way(source),
         };
+        drop(turn);
         match arrived {
             Ok(Ok(Arrival::Proved(stream, peer))) => {
                 // Boxed: what serves a connection is large, and the handshake need not carry it along.
@@ -104,6 +107,18 @@ impl Inbound {
         let reason_code = error.reason_code();
         self.gate.metrics.handshake_refused(reason_code);
         tracing::warn!(listener = &*self.gate.name, %source, reason_code, %error, "handshake refused");
+    }
+
+    fn gave_way(&self, source: SocketAddr) {
+        let reason_code = "too_many_handshakes";
+        self.gate.metrics.handshake_refused(reason_code);
+        tracing::warn!(
+            listener = &*self.gate.name,
+            %source,
+            reason_code,
+            error = "it was the oldest of as many as there may be, and gave way to a new one",
+            "handshake refused"
+        );
     }
 
     fn timed_out(&self, source: SocketAddr) {

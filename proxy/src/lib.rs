@@ -6,6 +6,7 @@
 //! [`app`] puts the stations together, [`cli`] starts them.
 
 mod admin;
+mod admission;
 mod app;
 mod caller;
 pub mod child;
@@ -20,14 +21,17 @@ mod drain;
 mod enforce;
 mod file_watch;
 mod fleet;
+mod flow;
 mod forward;
 mod gate;
 mod hand_over;
+mod handshakes;
 mod identity;
 mod identity_switch;
 mod inbound;
 mod listener;
 mod listeners;
+mod memory;
 mod moment;
 mod outbound;
 mod policies;
@@ -40,5 +44,6 @@ mod route;
 mod sockets;
 mod stream;
 mod trust;
+mod waiting;
 mod warnings;
 mod worker;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
@@ -60,7 +61,7 @@ impl Entrance {
 pub(crate) struct Doors {
     /// The listener as each worker serves it; never empty.
     pub(crate) seats: Vec<(Seat, Arc<Entrance>)>,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     /// What came in by these doors.
     pub(crate) drain: Drain,
@@ -120,7 +121,7 @@ impl Listener {
 impl Doors {
     /// Takes a connection on, or closes it at once when there are too many.
     fn admit(&self, stream: TcpStream, source: SocketAddr) {
-        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.admission.connections).try_acquire_owned() else {
             self.metrics.handshake_refused("too_many_connections");
             return;
         };
@@ -197,6 +198,8 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{LimitsConfig, MaxMemory};
+    use crate::memory::Memory;
 
     #[tokio::test]
     async fn connections_that_wait_when_a_listener_closes_are_taken() {
@@ -207,9 +210,14 @@ mod tests {
             .collect();
         // Where there is no room, each that is taken is counted.
         let metrics = Arc::new(Metrics::new());
+        let nothing = LimitsConfig {
+            max_connections: 0,
+            ..LimitsConfig::default()
+        };
+        let memory = Arc::new(Memory::with_limit(MaxMemory::Off));
         let doors = Doors {
             seats: Vec::new(),
-            connections: Arc::new(Semaphore::new(0)),
+            admission: Arc::new(Admission::new(&nothing, memory)),
             metrics: Arc::clone(&metrics),
             drain: Drain::default(),
         };

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wayleave_authz::Direction;
 
-use crate::admin::Listening;
-use crate::config::{InboundConfig, OutboundConfig};
+use crate::admin::{Listening, Load};
+use crate::config::{InboundConfig, LimitsConfig, OutboundConfig};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::listener::{Doors, Listener};
@@ -58,10 +57,10 @@ impl ListenerConfig {
         }
     }
 
-    fn max_connections(&self) -> usize {
+    fn limits(&self) -> &LimitsConfig {
         match self {
-            Self::Inbound(config) => config.limits.max_connections,
-            Self::Outbound(config) => config.limits.max_connections,
+            Self::Inbound(config) => &config.limits,
+            Self::Outbound(config) => &config.limits,
         }
     }
 
@@ -234,10 +233,10 @@ impl Listeners {
     ) -> Open {
         let address = socket.local_addr().unwrap_or(config.listen());
         let feed = self.feeds.subscribe();
-        let connections = Arc::new(Semaphore::new(config.max_connections()));
+        let admission = self.fleet.admission(config.limits());
         let doors = self
             .fleet
-            .doors(&config, address.port(), feed.store(), connections);
+            .doors(&config, address.port(), feed.store(), admission);
         let doors = Arc::new(ArcSwap::from_pointee(doors));
         let closing = self.fleet.drain(config.direction()).closing();
         let listener = Listener {
@@ -258,13 +257,14 @@ impl Listeners {
     /// Lets new connections in by the new configuration, and those that are open finish.
     fn swap(&self, open: Open, config: ListenerConfig, limit: Duration) -> Open {
         let before = open.doors.load_full();
-        let connections = match config.max_connections() == open.config.max_connections() {
-            true => Arc::clone(&before.connections),
-            false => Arc::new(Semaphore::new(config.max_connections())),
+        // What finishes counts against the same limits, where those have not changed.
+        let admission = match config.limits() == open.config.limits() {
+            true => Arc::clone(&before.admission),
+            false => self.fleet.admission(config.limits()),
         };
         let feed = self.feeds.subscribe();
         let port = open.address.port();
-        let doors = self.fleet.doors(&config, port, feed.store(), connections);
+        let doors = self.fleet.doors(&config, port, feed.store(), admission);
         open.doors.store(Arc::new(doors));
         retire(before.drain.clone(), open.feed, limit);
         Open {
@@ -278,6 +278,16 @@ impl Listeners {
     pub(crate) fn status(&self) -> Vec<Listening> {
         let open = self.open.iter();
         open.map(|open| open.config.status(open.address)).collect()
+    }
+
+    /// How much of their limits the listeners use.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let open = self.open.iter();
+        open.map(|open| {
+            let admission = Arc::clone(&open.doors.load().admission);
+            (Arc::clone(open.config.name()), admission)
+        })
+        .collect()
     }
 
     /// The sockets of all listeners, for the process that takes our place.

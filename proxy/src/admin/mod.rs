@@ -2,6 +2,7 @@
 //! browsers: a page from elsewhere must not read it, by cross-site request or by DNS
 //! rebinding.
 
+mod load;
 mod status;
 
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wayleave_certs::IdentityReader;
 
+pub(crate) use load::{ListenerLoad, Load, LoadStatus, Loads};
 pub(crate) use status::{
     BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, Listening, PolicyStatus, Source,
     Started, Status, SvidStatus, protocol, tls_mode,
@@ -57,6 +59,7 @@ pub(crate) struct Admin {
     /// None where there is no configuration file.
     pub(crate) config: Option<Arc<ConfigLoads>>,
     pub(crate) listeners: Arc<ArcSwap<Vec<Listening>>>,
+    pub(crate) load: Loads,
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
@@ -185,6 +188,7 @@ impl Admin {
 
     fn metrics(&self) -> Answer {
         self.metrics.identity(&self.identity);
+        LoadStatus::of(&self.load).measure(&self.metrics);
         respond(StatusCode::OK, OPENMETRICS, self.metrics.encode())
     }
 

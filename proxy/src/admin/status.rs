@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
-use super::Admin;
+use super::{Admin, LoadStatus};
 use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
 use crate::config_loads::ConfigLoads;
 use crate::moment::moment;
@@ -43,6 +43,7 @@ pub(crate) struct Status {
     /// None where there is no configuration file.
     pub(crate) config: Option<ConfigStatus>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) load: LoadStatus,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -244,6 +245,7 @@ impl Status {
                 let listeners = listeners.iter();
                 listeners.map(|one| one.counted(&admin.metrics)).collect()
             },
+            load: LoadStatus::of(&admin.load),
         }
     }
 }

@@ -124,6 +124,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         sockets: Sockets::default(),
         config: None,
         probes: None,
+        max_memory: config::MaxMemory::Auto,
     })
     .map_err(|error| start_failed(&error))?;
     let child = upstream

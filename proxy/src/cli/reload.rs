@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
+use wayleave_certs::IdentityReader;
 
 use super::logging::LogLevel;
 use super::report;
-use super::run::output;
+use super::run::{output, warn};
 use crate::app::{ChangeError, Prepared, Sidecar};
 use crate::config::{self, Config, ConfigErrors, DecisionSink};
 use crate::config_loads::{ConfigLoads, GoodConfig};
@@ -44,6 +45,7 @@ pub(super) struct Reloader {
     in_force: Config,
     loads: Arc<ConfigLoads>,
     identity: IdentitySwitch,
+    reader: IdentityReader,
     level: LogLevel,
 }
 
@@ -62,7 +64,7 @@ impl Reloader {
         path: PathBuf,
         text: String,
         config: Config,
-        identity: IdentitySwitch,
+        (identity, reader): (IdentitySwitch, IdentityReader),
         level: LogLevel,
     ) -> Self {
         let file = path.display().to_string();
@@ -75,6 +77,7 @@ impl Reloader {
             in_force: config,
             loads: Arc::new(loads),
             identity,
+            reader,
             level,
         }
     }
@@ -159,6 +162,7 @@ impl Reloader {
             sidecar.record_to(output);
         }
         self.level.set(next.config.log.level);
+        warn(&next.config, &self.reader);
         self.in_force = next.config;
         sidecar
             .metrics()
@@ -198,30 +202,20 @@ impl Reloader {
 
 /// Puts back what only a start can change, and names what would have been another value.
 fn keep_what_stays(config: &mut Config, started: &Config) -> Vec<&'static str> {
-    let mut keys = Vec::new();
-    let mut keep = |key, differs: bool| {
-        if differs {
-            keys.push(key);
-        }
-    };
-    keep("admin.listen", config.admin != started.admin);
-    keep("log.format", config.log.format != started.log.format);
-    keep(
-        "runtime.workers",
-        config.runtime.workers != started.runtime.workers,
-    );
-    keep(
-        "runtime.reuse_port",
-        config.runtime.reuse_port != started.runtime.reuse_port,
-    );
-    keep(
-        "runtime.hand_over",
-        config.runtime.hand_over != started.runtime.hand_over,
-    );
+    let (now, then) = (&config.runtime, &started.runtime);
+    let keys = [
+        ("admin.listen", config.admin != started.admin),
+        ("log.format", config.log.format != started.log.format),
+        ("runtime.workers", now.workers != then.workers),
+        ("runtime.max_memory", now.max_memory != then.max_memory),
+        ("runtime.reuse_port", now.reuse_port != then.reuse_port),
+        ("runtime.hand_over", now.hand_over != then.hand_over),
+    ];
     config.admin = started.admin.clone();
     config.log.format = started.log.format;
     config.runtime = started.runtime.clone();
-    keys
+    let differ = keys.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(key, _)| key).collect()
 }
 
 /// A hash by which people and programs tell one text from another.

@@ -101,7 +101,7 @@ async fn serve(
             () = wait_for_end(&mut signals) => return Ok(ExitCode::SUCCESS),
         }
     }
-    let mut reloader = Reloader::new(path, text, config.clone(), switch, level);
+    let mut reloader = Reloader::new(path, text, config.clone(), (switch, reader.clone()), level);
     // Listeners come before the first SVID, so that probes and callers find a sidecar that is
     // not ready rather than none.
     let mut sidecar = Sidecar::start(Start {
@@ -112,6 +112,7 @@ async fn serve(
         output,
         workers: config.runtime.workers,
         probes: config.probes,
+        max_memory: config.runtime.max_memory,
         sockets: handing.sockets(config.runtime.reuse_port),
         config: Some(Arc::clone(reloader.loads())),
     })

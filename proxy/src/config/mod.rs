@@ -261,8 +261,8 @@ pub struct LimitsConfig {
     pub max_connections: usize,
     /// Bytes of a request's head; 8 KiB to 1 MiB, 32 KiB by default.
     pub max_header_bytes: usize,
-    /// Time to send a request's head, and for HTTP/1.1 to wait for the next one; 100 ms to
-    /// 5 min, 60 s by default.
+    /// Time from the first byte of a request's head to its last; 100 ms to 5 min, 10 s by
+    /// default.
     pub header_timeout: Duration,
     /// Time to finish the TLS handshake; 100 ms to 5 min, 10 s by default.
     pub handshake_timeout: Duration,
@@ -277,6 +277,24 @@ pub struct LimitsConfig {
     /// Time until the first bytes of a connection must tell its protocol, where that is not
     /// declared; 100 ms to 5 min, 10 s by default.
     pub detect_timeout: Duration,
+    /// Time without progress of a request's body, or of an answer that the caller does not read;
+    /// 1 s to 1 h, 60 s by default.
+    pub body_timeout: Duration,
+    /// Time for a whole call, its answer's last byte included; 100 ms to 24 h, off by default.
+    pub request_timeout: Option<Duration>,
+    /// Time after which a connection is asked to close; 1 s to 7 days, off by default.
+    pub connection_age: Option<Duration>,
+    /// Time for calls in flight on a connection that was asked to close for its age; 0 s to 1 h,
+    /// 30 s by default.
+    pub connection_grace: Duration,
+    /// TLS handshakes in flight at once; 1 to 100,000, 256 by default.
+    pub max_handshakes: usize,
+    /// Calls in flight at once; 1 to 1,000,000, 10,000 by default.
+    pub max_requests: usize,
+    /// Calls in flight at once of one principal; half of `max_requests` by default.
+    pub max_requests_per_peer: usize,
+    /// Connections open at once of one principal; half of `max_connections` by default.
+    pub max_connections_per_peer: usize,
 }
 
 /// The listener for health probes: plain HTTP, and only the paths that are named.
@@ -346,12 +364,25 @@ pub enum DecisionSink {
 pub struct RuntimeConfig {
     /// Threads that serve calls, each on a runtime of its own; 1 to 256, 1 by default.
     pub workers: NonZeroUsize,
+    /// Resident memory above which calls are refused; `auto` by default.
+    pub max_memory: MaxMemory,
     /// Whether listening sockets are bound with SO_REUSEPORT, so that another process of the
     /// same user can bind the same addresses; `false` by default.
     pub reuse_port: bool,
     /// The unix socket at which a running sidecar gives its listening sockets to the one that
     /// replaces it; none by default.
     pub hand_over: Option<PathBuf>,
+}
+
+/// How much memory the process may hold before it refuses calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxMemory {
+    /// Nine tenths of what the control group allows; no limit where it allows everything.
+    Auto,
+    /// No limit.
+    Off,
+    /// So many bytes; 16 MiB to 1 TiB.
+    Bytes(u64),
 }
 
 impl UpstreamConfig {

@@ -160,6 +160,14 @@ pub(super) struct RawLimits {
     pub(super) trust_grace: Option<Field>,
     pub(super) tcp_idle_timeout: Option<Field>,
     pub(super) detect_timeout: Option<Field>,
+    pub(super) body_timeout: Option<Field>,
+    pub(super) request_timeout: Option<Field>,
+    pub(super) connection_age: Option<Field>,
+    pub(super) connection_grace: Option<Field>,
+    pub(super) max_handshakes: Option<Field>,
+    pub(super) max_requests: Option<Field>,
+    pub(super) max_requests_per_peer: Option<Field>,
+    pub(super) max_connections_per_peer: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -181,6 +189,7 @@ pub(super) struct RawLog {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
+    pub(super) max_memory: Option<Field>,
     pub(super) reuse_port: Option<Field>,
     pub(super) hand_over: Option<Field>,
 }

@@ -197,7 +197,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    limits: 10",
-            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace, tcp_idle_timeout, detect_timeout",
+            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace, tcp_idle_timeout, detect_timeout, body_timeout, request_timeout, connection_age, connection_grace, max_handshakes, max_requests, max_requests_per_peer, max_connections_per_peer",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -283,6 +283,11 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
             "policies:",
             "runtime: {workers: 0}\npolicies:",
             "w.yaml:6:20: `runtime.workers`: `0` is out of range; expected a whole number from 1 to 256",
+        ),
+        (
+            "policies:",
+            "runtime: {max_memory: lots}\npolicies:",
+            "w.yaml:6:23: `runtime.max_memory`: `lots` is not a size; expected a size from 16MiB to 1024GiB, such as `32KiB` or `65536`, or `auto` or `off`",
         ),
         (
             "policies:",

@@ -14,9 +14,10 @@ use tracing::Level;
 use super::defaults as default;
 use super::problem::{Problems, Wrong, quoted};
 use super::raw::{RawAdmin, RawConfig, RawLog, RawPolicies, RawRuntime, Section};
-use super::tree::{Node, Tree};
+use super::tree::{Node, Tree, Value};
 use super::{
-    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, scalar,
+    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, MaxMemory, PoliciesConfig,
+    RuntimeConfig, scalar,
 };
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
@@ -25,6 +26,7 @@ pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 const DRAIN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
+const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Longest path of a unix socket, in bytes.
 const SOCKET_PATH: usize = 107;
 
@@ -133,10 +135,18 @@ impl Validator<'_> {
             let workers = usize::try_from(workers).unwrap_or(1);
             Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
         });
+        let max_memory = self.optional(raw.max_memory, MaxMemory::Auto, |node| match &node.value {
+            Value::Text(text) if text == "auto" => Ok(MaxMemory::Auto),
+            _ if scalar::is_off(node) => Ok(MaxMemory::Off),
+            _ => scalar::size(node, &MEMORY)
+                .map(MaxMemory::Bytes)
+                .map_err(|wrong| wrong.or("`auto` or `off`")),
+        });
         let reuse_port = self.optional(raw.reuse_port, false, scalar::boolean);
         let hand_over = self.maybe(raw.hand_over, |node| socket_path(node, base));
         Some(RuntimeConfig {
             workers: workers?,
+            max_memory: max_memory?,
             reuse_port: reuse_port?,
             hand_over: hand_over?,
         })

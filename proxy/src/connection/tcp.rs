@@ -16,8 +16,16 @@ use crate::stream::Stream;
 /// Decides and carries. `host` is what the caller asked for, as far as it said: the server name
 /// of its handshake, or nothing.
 pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &str) {
+    if connection.is_unwelcome() {
+        return stream.reset();
+    }
     let mut entry = connection.gate.recorder.open(&connection.origin);
     let call = Call::tcp(host);
+    if let Some(excess) = connection.origin.calls.excess() {
+        entry.refused(excess.reason_code(), Some(call), None);
+        entry.completed();
+        return stream.reset();
+    }
     let Some(route) = route(&connection, &call) else {
         entry.refused("host_not_served", Some(call), None);
         entry.completed();

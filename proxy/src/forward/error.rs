@@ -25,6 +25,15 @@ pub(super) enum ForwardError {
     Handshake(#[source] hyper::Error),
     #[error("no response head within {0:?}")]
     ResponseTimeout(Duration),
+    #[error("no more of the request's body within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the call was not over within {whole:?}")]
+    RequestTimeout {
+        /// How long a call may take.
+        whole: Duration,
+        /// Whether its body was still to come.
+        by_caller: bool,
+    },
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
     #[error("the upstream switched protocols without being asked to")]
@@ -32,6 +41,15 @@ pub(super) enum ForwardError {
 }
 
 impl ForwardError {
+    /// Whether it was for the caller to do the next thing.
+    pub(super) fn is_the_callers(&self) -> bool {
+        match self {
+            Self::BodyTimeout(_) => true,
+            Self::RequestTimeout { by_caller, .. } => *by_caller,
+            _ => false,
+        }
+    }
+
     /// What records and the caller are told.
     pub(super) fn failure(&self) -> Failure {
         match self {
@@ -41,6 +59,8 @@ impl ForwardError {
             | Self::ServerName(_)
             | Self::Tls(_) => Failure::UpstreamUnreachable,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
+            Self::BodyTimeout(_) => Failure::BodyTimeout,
+            Self::RequestTimeout { .. } => Failure::RequestTimeout,
             Self::Handshake(_) | Self::Broke(_) | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
         }
     }

@@ -8,10 +8,10 @@ pub(crate) mod headers;
 mod pool;
 mod request_body;
 mod response_body;
+mod times;
 pub(crate) mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -23,8 +23,8 @@ pub(crate) use dial::Dialer;
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
-use request_body::Progress;
 pub(crate) use response_body::ResponseBody;
+pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
@@ -36,23 +36,20 @@ pub(crate) async fn forward(
     lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
+    times: Times,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
     let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
     headers::address(&mut request, pool.config());
-    let answer = within(
-        pool.config().response_timeout,
-        &progress,
-        pool.send(request),
-    )
-    .await;
+    let limit = pool.config().response_timeout;
+    let answer = times.within(limit, &progress, pool.send(request)).await;
     let Answer { response, held } = match answer {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            return Err(Denial::upstream_failed(lease.end(), error.failure()));
+            return Err(refusal(lease, &error));
         }
     };
     match (response.status(), downstream) {
@@ -63,32 +60,32 @@ pub(crate) async fn forward(
             let failure = ForwardError::UnexpectedUpgrade.failure();
             Err(Denial::upstream_failed(lease.end(), failure))
         }
-        _ => Ok(relay(lease, response, held)),
+        _ => Ok(relay(lease, response, held, times)),
     }
 }
 
-fn relay(mut lease: Lease, response: Response<Incoming>, held: Held) -> Response<ResponseBody> {
+/// What the caller is told in the answer's place: who does not send its request in time is told
+/// that, and not that the upstream was slow.
+fn refusal(lease: Lease, error: &ForwardError) -> Denial {
+    let (entry, failure) = (lease.end(), error.failure());
+    match error.is_the_callers() {
+        true => Denial::request_too_slow(entry, failure),
+        false => Denial::upstream_failed(entry, failure),
+    }
+}
+
+fn relay(
+    mut lease: Lease,
+    response: Response<Incoming>,
+    held: Held,
+    times: Times,
+) -> Response<ResponseBody> {
     lease.answered(response.status());
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held))
-}
-
-/// Waits for the response head. The limit runs while nothing moves: an upload that goes on
-/// keeps it from expiring.
-async fn within<T>(
-    limit: Duration,
-    progress: &Progress,
-    answer: impl Future<Output = Result<T, ForwardError>>,
-) -> Result<T, ForwardError> {
-    tokio::pin!(answer);
-    let mut seen = progress.bytes();
-    loop {
-        match tokio::time::timeout(limit, &mut answer).await {
-            Ok(answer) => return answer,
-            Err(_) if progress.bytes() != seen => seen = progress.bytes(),
-            Err(_) => return Err(ForwardError::ResponseTimeout(limit)),
-        }
-    }
+    Response::from_parts(
+        head,
+        ResponseBody::relay(body, lease, held, times.deadline()),
+    )
 }

@@ -28,6 +28,14 @@ pub(crate) enum Failure {
     Drained,
     /// Not a byte moved either way for as long as that is waited for.
     IdleTimeout,
+    /// The caller stopped sending the body, or reading the answer, for the time for that.
+    BodyTimeout,
+    /// The call took longer than a call may.
+    RequestTimeout,
+    /// The connection was too old, and the call did not finish in the grace for that.
+    ConnectionAge,
+    /// The connection was broken off because its caller flooded it.
+    Flooded,
 }
 
 impl Failure {
@@ -41,6 +49,10 @@ impl Failure {
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
             Self::IdleTimeout => "idle_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ConnectionAge => "connection_age",
+            Self::Flooded => "flooded",
         }
     }
 }

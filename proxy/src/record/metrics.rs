@@ -42,11 +42,6 @@ const CONNECTION_BUCKETS: [f64; 9] = [
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerLabels {
-    listener: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TcpLabels {
     listener: String,
     effect: &'static str,
@@ -92,6 +87,11 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyExchangeLabels {
     key_exchange: &'static str,
 }
@@ -108,6 +108,11 @@ pub(crate) struct Metrics {
     key_exchanges: Family<KeyExchangeLabels, Counter>,
     connections: Gauge,
     trust_ended: Family<ReasonLabels, Counter>,
+    connections_cut: Family<ReasonLabels, Counter>,
+    requests_in_flight: Family<ListenerLabels, Gauge>,
+    handshakes_in_flight: Family<ListenerLabels, Gauge>,
+    overloaded: Family<ListenerLabels, Gauge>,
+    resident: Gauge,
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
     config_loads: Family<ResultLabels, Counter>,
@@ -145,6 +150,11 @@ impl Metrics {
             key_exchanges: Family::default(),
             connections: Gauge::default(),
             trust_ended: Family::default(),
+            connections_cut: Family::default(),
+            requests_in_flight: Family::default(),
+            handshakes_in_flight: Family::default(),
+            overloaded: Family::default(),
+            resident: Gauge::default(),
             policy_loads: Family::default(),
             policies: Gauge::default(),
             config_loads: Family::default(),
@@ -209,6 +219,32 @@ impl Metrics {
             "wayleave_trust_ended",
             "Connections ended because their peer is no longer trusted",
             self.trust_ended.clone(),
+        );
+        r.register(
+            "wayleave_connections_cut",
+            "Connections ended for what their peer did or left undone",
+            self.connections_cut.clone(),
+        );
+        r.register(
+            "wayleave_requests_in_flight",
+            "Calls that have not ended",
+            self.requests_in_flight.clone(),
+        );
+        r.register(
+            "wayleave_handshakes_in_flight",
+            "TLS handshakes that have not ended",
+            self.handshakes_in_flight.clone(),
+        );
+        r.register(
+            "wayleave_overloaded",
+            "1 while a further call would be refused for overload",
+            self.overloaded.clone(),
+        );
+        r.register_with_unit(
+            "process_resident_memory",
+            "Memory that the process holds",
+            Unit::Bytes,
+            self.resident.clone(),
         );
         r.register(
             "wayleave_policy_loads",
@@ -411,6 +447,37 @@ impl Metrics {
         self.trust_ended
             .get_or_create(&ReasonLabels { reason_code })
             .inc();
+    }
+
+    /// Counts a connection that was ended for what its peer did or left undone.
+    pub(crate) fn connection_cut(&self, reason_code: &'static str) {
+        self.connections_cut
+            .get_or_create(&ReasonLabels { reason_code })
+            .inc();
+    }
+
+    /// Notes what a listener holds.
+    pub(crate) fn load(
+        &self,
+        listener: &str,
+        requests: usize,
+        handshakes: usize,
+        overloaded: bool,
+    ) {
+        let labels = ListenerLabels {
+            listener: listener.to_owned(),
+        };
+        let requests_in_flight = self.requests_in_flight.get_or_create(&labels);
+        requests_in_flight.set(number(requests));
+        let handshakes_in_flight = self.handshakes_in_flight.get_or_create(&labels);
+        handshakes_in_flight.set(number(handshakes));
+        let gauge = self.overloaded.get_or_create(&labels);
+        gauge.set(i64::from(overloaded));
+    }
+
+    /// Notes how much memory the process holds.
+    pub(crate) fn resident(&self, bytes: u64) {
+        self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The gauge of open inbound connections.

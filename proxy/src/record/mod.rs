@@ -25,6 +25,7 @@ use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 
 use crate::caller::Caller;
 use crate::protocol::Call;
+use crate::waiting::Waiting;
 pub(crate) use calls::Calls;
 pub(crate) use decision_record::{Carried, DecisionRecord, Failure};
 pub(crate) use queue::Queue;
@@ -200,7 +201,10 @@ impl Drop for Entry {
         if let Some(mut record) = self.record.take() {
             record.call_time = self.opened.elapsed();
             if !record.complete && record.failure.is_none() {
-                record.failure = Some(self.calls.why_cut());
+                record.failure = Some(match Waiting::said() {
+                    Waiting::GivenUp => Failure::BodyTimeout,
+                    _ => self.calls.why_cut(),
+                });
             }
             self.queue.push(record);
         }
