@@ -28,6 +28,7 @@ mod sidecar {
     mod explain;
     mod federation;
     mod forwarding;
+    mod handover;
     mod handshake;
     mod hostile;
     mod identity;
@@ -42,6 +43,7 @@ mod sidecar {
     mod readme;
     mod record;
     mod refused;
+    mod reload;
     mod revocation;
     mod status;
     mod streams;

@@ -46,8 +46,7 @@ impl Inbound {
         let arriving = tokio::time::timeout(limit, self.arrive(socket));
         let arrived = tokio::select! {
             arrived = arriving => arrived,
-            // Nothing was asked yet, so nothing is lost.
-            () = drain.begun() => return,
+            () = connection::overdue(&drain) => return,
             () = turn.gives_way() => return self.gave_way(source),
         };
         drop(turn);

@@ -21,6 +21,7 @@ use hyper::{client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Address, ProbeConfig, ProbesConfig, UpstreamProtocol};
@@ -59,11 +60,15 @@ enum ProbeError {
 }
 
 impl Probes {
-    /// Answers probes for as long as the process runs, also while it drains.
-    pub(crate) async fn run(self: Arc<Self>, socket: TcpListener) {
+    /// Answers probes until `closing`, also while the process drains.
+    pub(crate) async fn run(self: Arc<Self>, socket: TcpListener, closing: CancellationToken) {
         let places = Arc::new(Semaphore::new(MOST));
         loop {
-            let (stream, source) = match socket.accept().await {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = closing.cancelled() => return,
+            };
+            let (stream, source) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a probe");

@@ -8,6 +8,7 @@ use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
 use super::{Admin, LoadStatus};
 use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
+use crate::config_loads::ConfigLoads;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 use crate::record::metrics::Metrics;
@@ -39,6 +40,8 @@ pub(crate) struct Status {
     pub(crate) reasons: Vec<String>,
     pub(crate) identity: IdentityStatus,
     pub(crate) policies: PolicyStatus,
+    /// None where there is no configuration file.
+    pub(crate) config: Option<ConfigStatus>,
     pub(crate) listeners: Vec<Listening>,
     pub(crate) load: LoadStatus,
 }
@@ -107,6 +110,19 @@ pub(crate) struct PolicyStatus {
     pub(crate) loaded: Option<String>,
     /// A later version of the files that did not load.
     pub(crate) failed_load: Option<FailedLoadStatus>,
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConfigStatus {
+    pub(crate) file: String,
+    /// A hash of the file's text.
+    pub(crate) revision: String,
+    pub(crate) loaded: String,
+    /// A later version of the file that was not taken.
+    pub(crate) failed_load: Option<FailedLoadStatus>,
+    /// Keys with new values that only a restart brings into force.
+    pub(crate) needs_restart: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -223,8 +239,10 @@ impl Status {
             reasons: reasons.into_iter().map(str::to_owned).collect(),
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
+            config: admin.config.as_deref().map(ConfigStatus::of),
             listeners: {
-                let listeners = admin.listeners.iter();
+                let listeners = admin.listeners.load();
+                let listeners = listeners.iter();
                 listeners.map(|one| one.counted(&admin.metrics)).collect()
             },
             load: LoadStatus::of(&admin.load),
@@ -302,13 +320,31 @@ impl Source {
 
 impl PolicyStatus {
     fn of(admin: &Admin) -> Self {
-        let engine = admin.policies.current();
+        let engine = admin.policies.store().current();
         let failed = admin.loads.failed_load();
         Self {
             revision: engine.as_ref().map(|engine| engine.revision().to_string()),
             count: engine.map_or(0, |engine| engine.policies().len()),
             loaded: admin.loads.loaded().map(moment),
             failed_load: failed.map(|failed| FailedLoadStatus::of(&failed)),
+        }
+    }
+}
+
+impl ConfigStatus {
+    fn of(loads: &ConfigLoads) -> Self {
+        let good = loads.good();
+        let failed = loads.failed_load();
+        let needs_restart = good.needs_restart.iter();
+        Self {
+            file: loads.file().to_owned(),
+            revision: good.revision.clone(),
+            loaded: moment(good.at),
+            failed_load: failed.map(|failed| FailedLoadStatus {
+                at: moment(failed.at),
+                problems: failed.problems.clone(),
+            }),
+            needs_restart: needs_restart.map(|key| (*key).to_owned()).collect(),
         }
     }
 }

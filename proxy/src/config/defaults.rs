@@ -16,6 +16,7 @@ use super::{
 pub(super) const ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const DRAIN_DELAY: Duration = Duration::ZERO;
 pub(super) const LOG_LEVEL: Level = Level::INFO;
 pub(super) const LOG_FORMAT: LogFormat = LogFormat::Json;
 pub(super) const WORKERS: NonZeroUsize = NonZeroUsize::MIN;

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use load::{load, parse};
+pub use load::{load, parse, parse_file, text_of};
 pub use problem::{ConfigErrors, Problem};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
@@ -54,12 +54,15 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What is logged, and where decisions are recorded.
     pub log: LogConfig,
-    /// How many workers serve calls.
+    /// How the process runs: its threads and its sockets.
     pub runtime: RuntimeConfig,
     /// How long calls in flight may take to finish after SIGTERM; 0 s to 1 h, 30 s by default.
     pub drain_timeout: Duration,
     /// The listener for health probes, which have no certificate; none unless it is asked for.
     pub probes: Option<ProbesConfig>,
+    /// How long everything is served after readiness has become false and before the listeners
+    /// close; 0 s to 5 min, 0 s by default.
+    pub drain_delay: Duration,
 }
 
 /// Who the sidecar is, and whom it trusts.
@@ -363,6 +366,12 @@ pub struct RuntimeConfig {
     pub workers: NonZeroUsize,
     /// Resident memory above which calls are refused; `auto` by default.
     pub max_memory: MaxMemory,
+    /// Whether listening sockets are bound with SO_REUSEPORT, so that another process of the
+    /// same user can bind the same addresses; `false` by default.
+    pub reuse_port: bool,
+    /// The unix socket at which a running sidecar gives its listening sockets to the one that
+    /// replaces it; none by default.
+    pub hand_over: Option<PathBuf>,
 }
 
 /// How much memory the process may hold before it refuses calls.

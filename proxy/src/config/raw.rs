@@ -30,6 +30,7 @@ pub(super) struct RawConfig {
     pub(super) runtime: Option<Section<RawRuntime>>,
     pub(super) drain_timeout: Option<Field>,
     pub(super) probes: Option<Section<RawProbes>>,
+    pub(super) drain_delay: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,6 +190,8 @@ pub(super) struct RawLog {
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
     pub(super) max_memory: Option<Field>,
+    pub(super) reuse_port: Option<Field>,
+    pub(super) hand_over: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

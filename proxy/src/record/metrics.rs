@@ -115,6 +115,8 @@ pub(crate) struct Metrics {
     resident: Gauge,
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
+    config_loads: Family<ResultLabels, Counter>,
+    config_needs_restart: Gauge,
     svid_expiry: Gauge<f64, AtomicU64>,
     identity_updates: Counter,
     identity_failures: Counter,
@@ -155,6 +157,8 @@ impl Metrics {
             resident: Gauge::default(),
             policy_loads: Family::default(),
             policies: Gauge::default(),
+            config_loads: Family::default(),
+            config_needs_restart: Gauge::default(),
             svid_expiry: Gauge::default(),
             identity_updates: Counter::default(),
             identity_failures: Counter::default(),
@@ -251,6 +255,16 @@ impl Metrics {
             "wayleave_policies",
             "Policies in force",
             self.policies.clone(),
+        );
+        r.register(
+            "wayleave_config_loads",
+            "Loads of the configuration file by result",
+            self.config_loads.clone(),
+        );
+        r.register(
+            "wayleave_config_needs_restart",
+            "Keys of the configuration with new values that wait for a restart",
+            self.config_needs_restart.clone(),
         );
         r.register_with_unit(
             "wayleave_svid_expiry_timestamp",
@@ -479,6 +493,18 @@ impl Metrics {
             .inc();
         if let Some(count) = in_force {
             self.policies.set(number(count));
+        }
+    }
+
+    /// Counts a load of the configuration file, and notes how many keys wait for a restart after
+    /// a good one.
+    pub(crate) fn config_load(&self, waiting: Option<usize>) {
+        let result = if waiting.is_some() { "ok" } else { "failed" };
+        self.config_loads
+            .get_or_create(&ResultLabels { result })
+            .inc();
+        if let Some(count) = waiting {
+            self.config_needs_restart.set(number(count));
         }
     }
 
