@@ -43,6 +43,7 @@ mod sidecar {
     mod record;
     mod refused;
     mod revocation;
+    mod small_frames;
     mod status;
     mod streams;
     mod tcp;
