@@ -45,6 +45,7 @@ mod sidecar {
     mod refused;
     mod reload;
     mod revocation;
+    mod small_frames;
     mod status;
     mod streams;
     mod tcp;
