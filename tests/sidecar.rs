@@ -24,13 +24,14 @@ mod sidecar {
     mod drain;
     mod explain;
     mod federation;
+    mod floods;
     mod forwarding;
     mod handshake;
-    mod hostile;
     mod identity;
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod overload;
     mod policy;
     mod policy_tools;
     mod post_quantum;

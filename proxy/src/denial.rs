@@ -85,12 +85,7 @@ impl Denial {
     /// More calls are in flight than the listener takes, or memory is short.
     pub(crate) fn overloaded(entry: Entry) -> Self {
         let detail = "the sidecar has as many calls in flight as it takes";
-        let mut denial = Self::new(
-            entry,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            detail,
-        );
+        let mut denial = Self::new(entry, StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
         denial.retry_after = Some(1);
         denial
     }

@@ -27,6 +27,7 @@ mod inbound;
 mod listener;
 mod memory;
 mod moment;
+mod open_files;
 mod outbound;
 mod policies;
 mod policy_loads;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,6 +20,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted at most.
 const BACKLOG: i32 = 1024;
 
+/// When a silent peer is asked whether it is still there: after a minute, six times, ten seconds
+/// apart.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
+
 /// Binds a listening socket.
 ///
 /// # Errors
@@ -28,6 +36,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Inherited by what is accepted: a peer whose machine is gone is noticed during a call too.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

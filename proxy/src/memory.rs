@@ -156,7 +156,10 @@ mod tests {
         write("sys/fs/cgroup/kube/pod/memory.max", "3000\n");
         assert_eq!(cgroup_limit(root.path()), Some(2_000));
         write("proc/self/cgroup", "4:memory:/gone\n0::/\n");
-        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write(
+            "sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "9223372036854771712\n",
+        );
         assert_eq!(cgroup_limit(root.path()), None);
         write("sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n");
         assert_eq!(cgroup_limit(root.path()), Some(1_000));

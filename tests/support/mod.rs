@@ -3,6 +3,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod frames;
 pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;

@@ -14,6 +14,7 @@ use crate::app::{Sidecar, Start, StartError};
 use crate::child::{Signal, Signals};
 use crate::config::{self, Config, DecisionSink, LogFormat};
 use crate::identity::{self, OpenIdentity};
+use crate::open_files;
 use crate::policies::PolicyFiles;
 use crate::record::Output;
 
@@ -46,6 +47,7 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
         }
     };
     logging::start(config.log.level, config.log.format);
+    open_files::raise_limit();
     match control_runtime() {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => report::mistake(&error),

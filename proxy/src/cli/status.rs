@@ -11,7 +11,8 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, IdentityStatus, ListenerLoad, Listening, LoadStatus, PolicyStatus, Source, Status, SvidStatus,
+    BundleStatus, IdentityStatus, ListenerLoad, Listening, LoadStatus, PolicyStatus, Source,
+    Status, SvidStatus,
 };
 use crate::config;
 use crate::moment::span;
@@ -112,11 +113,18 @@ fn load(text: &mut String, load: &LoadStatus) {
     field(text, "memory", &memory);
     for listener in &load.listeners {
         let ListenerLoad { name, .. } = listener;
-        let over = if listener.overloaded { ", OVERLOADED" } else { "" };
+        let over = if listener.overloaded {
+            ", OVERLOADED"
+        } else {
+            ""
+        };
         let _ = writeln!(
             text,
             "  {name}  {} of {} connections, {} of {} calls in flight{over}",
-            listener.connections, listener.max_connections, listener.requests, listener.max_requests
+            listener.connections,
+            listener.max_connections,
+            listener.requests,
+            listener.max_requests
         );
     }
 }

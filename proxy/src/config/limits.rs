@@ -40,8 +40,7 @@ impl Validator<'_> {
         let body = self.time(raw.body_timeout, default::BODY_TIMEOUT, &BODY_TIME);
         let request = self.time_or_off(raw.request_timeout, &CALL_TIME);
         let age = self.time_or_off(raw.connection_age, &AGE);
-        let connection_grace =
-            self.time(raw.connection_grace, default::CONNECTION_GRACE, &GRACE);
+        let connection_grace = self.time(raw.connection_grace, default::CONNECTION_GRACE, &GRACE);
         let capacity = capacity?;
         Some(LimitsConfig {
             max_header_bytes: header_bytes?,

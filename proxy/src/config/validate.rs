@@ -16,7 +16,8 @@ use super::problem::{Problems, Wrong, quoted};
 use super::raw::{RawAdmin, RawConfig, RawLog, RawPolicies, RawRuntime, Section};
 use super::tree::{Node, Tree, Value};
 use super::{
-    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, MaxMemory, PoliciesConfig, RuntimeConfig, scalar,
+    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, MaxMemory, PoliciesConfig,
+    RuntimeConfig, scalar,
 };
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);

@@ -43,7 +43,10 @@ pub(super) fn out_of_time(connection: &Connection, overdue: Overdue) {
 /// What HTTP/1.1's implementation has told the peer.
 fn parse_refusal(error: &hyper::Error) -> (&'static str, StatusCode) {
     if error.is_parse_too_large() {
-        ("headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        (
+            "headers_too_large",
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        )
     } else {
         ("malformed_http", StatusCode::BAD_REQUEST)
     }

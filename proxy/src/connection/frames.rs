@@ -219,9 +219,17 @@ mod tests {
         let (mut meter, flow) = begun(Instant::now());
         assert!(!flow.movement().head_open);
         meter.read(&frame(HEADERS, 0, b"abc"), &flow).unwrap();
-        assert_eq!((flow.movement().head_open, flow.movement().heads), (true, 1));
-        meter.read(&frame(CONTINUATION, END_HEADERS, b"d"), &flow).unwrap();
-        assert_eq!((flow.movement().head_open, flow.movement().heads), (false, 1));
+        assert_eq!(
+            (flow.movement().head_open, flow.movement().heads),
+            (true, 1)
+        );
+        meter
+            .read(&frame(CONTINUATION, END_HEADERS, b"d"), &flow)
+            .unwrap();
+        assert_eq!(
+            (flow.movement().head_open, flow.movement().heads),
+            (false, 1)
+        );
     }
 
     #[test]

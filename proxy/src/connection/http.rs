@@ -46,7 +46,10 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     let _listed = connection.gate.roster.enter(&connection);
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| Arc::clone(&shared).call(request));
-    let (limits, calls) = (&connection.gate.limits, Arc::clone(&connection.origin.calls));
+    let (limits, calls) = (
+        &connection.gate.limits,
+        Arc::clone(&connection.origin.calls),
+    );
     let result = match version {
         Alpn::Http1 => {
             let io = TokioIo::new(Metered::bytes(stream, calls));

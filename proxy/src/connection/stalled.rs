@@ -130,7 +130,8 @@ mod tests {
         struct TellsWhy(Arc<AtomicBool>);
         impl Drop for TellsWhy {
             fn drop(&mut self) {
-                self.0.store(Waiting::said() == Waiting::GivenUp, Ordering::SeqCst);
+                self.0
+                    .store(Waiting::said() == Waiting::GivenUp, Ordering::SeqCst);
             }
         }
         let why = TellsWhy(Arc::clone(&given_up));

@@ -83,5 +83,8 @@ fn relay(
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held, times.deadline()))
+    Response::from_parts(
+        head,
+        ResponseBody::relay(body, lease, held, times.deadline()),
+    )
 }

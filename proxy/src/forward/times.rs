@@ -127,7 +127,13 @@ mod tests {
             () = going_on => unreachable!("it has no end"),
         };
         assert!(
-            matches!(error, ForwardError::RequestTimeout { by_caller: true, .. }),
+            matches!(
+                error,
+                ForwardError::RequestTimeout {
+                    by_caller: true,
+                    ..
+                }
+            ),
             "{error}"
         );
         assert_eq!(after, 300);
