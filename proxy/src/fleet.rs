@@ -137,7 +137,7 @@ impl Fleet {
         };
         let listener = Listener {
             seats,
-            connections: Arc::clone(&admission.connections),
+            admission: Arc::clone(admission),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
         };

@@ -13,6 +13,7 @@ use crate::connection::{self, Connection};
 use crate::drain::Drain;
 use crate::forward::headers;
 use crate::gate::Gate;
+use crate::handshakes::Handshake;
 use crate::stream::Stream;
 
 /// One inbound listener, as one worker holds it.
@@ -25,15 +26,20 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     /// Serves one accepted socket until it closes or `drain` has run its course.
-    pub(crate) async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+    pub(crate) async fn serve(
+        &self,
+        socket: TcpStream,
+        source: SocketAddr,
+        turn: Option<Handshake>,
+        drain: Drain,
+    ) {
         let limit = self.gate.limits.handshake_timeout;
-        let turn = self.gate.admission.handshakes.begin();
         let handshake = tokio::time::timeout(limit, self.tls.accept(socket));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
             // Nothing was asked yet, so nothing is lost.
             () = drain.begun() => return,
-            () = turn.gives_way() => return self.gave_way(source),
+            () = gives_way(turn.as_ref()) => return self.gave_way(source),
         };
         drop(turn);
         let (stream, peer) = match accepted {
@@ -91,5 +97,13 @@ impl Inbound {
             error = format!("no complete handshake within {:?}", self.gate.limits.handshake_timeout),
             "handshake refused"
         );
+    }
+}
+
+/// Completes when the handshake has to give way to a newer one.
+async fn gives_way(turn: Option<&Handshake>) {
+    match turn {
+        Some(turn) => turn.gives_way().await,
+        None => std::future::pending().await,
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Admission;
 use crate::drain::Drain;
+use crate::handshakes::Handshake;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::record::metrics::Metrics;
@@ -51,9 +53,23 @@ pub(crate) enum Entrance {
 }
 
 impl Entrance {
-    async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+    /// Takes a place among the handshakes, where there is one to be done.
+    fn handshake(&self) -> Option<Handshake> {
         match self {
-            Self::Inbound(inbound) => inbound.serve(socket, source, drain).await,
+            Self::Inbound(inbound) => Some(inbound.gate.admission.handshakes.begin()),
+            Self::Outbound(_) => None,
+        }
+    }
+
+    async fn serve(
+        &self,
+        socket: TcpStream,
+        source: SocketAddr,
+        handshake: Option<Handshake>,
+        drain: Drain,
+    ) {
+        match self {
+            Self::Inbound(inbound) => inbound.serve(socket, source, handshake, drain).await,
             Self::Outbound(outbound) => outbound.serve(socket, source, drain).await,
         }
     }
@@ -63,7 +79,7 @@ impl Entrance {
 pub(crate) struct Listener {
     /// The listener as each worker serves it; never empty.
     pub(crate) seats: Vec<(Seat, Arc<Entrance>)>,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
 }
@@ -72,8 +88,12 @@ impl Listener {
     /// Accepts until draining begins. Runs on the first worker.
     pub(crate) async fn run(self, socket: TcpListener) {
         loop {
+            let accepted = async {
+                self.admission.handshakes.room().await;
+                socket.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                accepted = accepted => accepted,
                 () = self.drain.begun() => return,
             };
             match accepted {
@@ -89,7 +109,7 @@ impl Listener {
 
     /// Takes a connection on, or closes it at once when there are too many.
     fn admit(&self, stream: TcpStream, source: SocketAddr) {
-        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.admission.connections).try_acquire_owned() else {
             self.metrics.handshake_refused("too_many_connections");
             return;
         };
@@ -104,9 +124,10 @@ impl Listener {
         let _ = stream.set_nodelay(true);
         let place = Place::take(seat, permit, &self.metrics);
         let (entrance, drain) = (Arc::clone(entrance), self.drain.clone());
+        let handshake = entrance.handshake();
         if index == 0 {
             let serve = async move {
-                entrance.serve(stream, source, drain).await;
+                entrance.serve(stream, source, handshake, drain).await;
                 drop(place);
             };
             self.drain.spawn(serve);
@@ -118,7 +139,7 @@ impl Listener {
         };
         let serve = async move {
             match TcpStream::from_std(stream) {
-                Ok(stream) => entrance.serve(stream, source, drain).await,
+                Ok(stream) => entrance.serve(stream, source, handshake, drain).await,
                 Err(error) => tracing::error!(%error, "cannot take a connection over"),
             }
             drop(place);

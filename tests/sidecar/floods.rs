@@ -250,7 +250,7 @@ async fn half_open_handshakes_give_way_to_honest_ones() {
     let (sidecar, _upstream) = limited(&["max_handshakes: 8"]).await;
     let mut half_open = Vec::new();
     let attack = async {
-        for number in 0..200 {
+        for number in 0..60 {
             let mut stream = TcpStream::connect(sidecar.inbound).await.unwrap();
             if number % 2 == 0 {
                 stream.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
@@ -264,7 +264,7 @@ async fn half_open_handshakes_give_way_to_honest_ones() {
         let counted = metrics.lines().find_map(|line| {
             line.strip_prefix("wayleave_handshakes_total{result=\"too_many_handshakes\"} ")
         })?;
-        (counted.parse::<u32>().unwrap() >= 192).then_some(())
+        (counted.parse::<u32>().unwrap() >= 52).then_some(())
     })
     .await;
     let status = sidecar.admin_get("/status").await.unwrap().json();
@@ -341,26 +341,33 @@ async fn bodies_that_do_not_come_are_answered_with_408() {
     assert_eq!(record["failure"], "body_timeout");
 }
 
+/// All written before an answer is read; each is decided by itself.
 #[tokio::test]
-async fn a_flood_of_pipelined_requests_is_held_back_and_cut() {
-    let (sidecar, _upstream) = limited(&["body_timeout: 1s"]).await;
-    let stream = sidecar.stream("frontend", &["http/1.1"]).await;
-    // The client that does not read stops being able to write, and is cut for it.
-    let (_unread, mut writer) = tokio::io::split(stream);
-    let requests = "GET /pipelined HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100);
-    let attack = async {
-        for _ in 0..10_000 {
-            if writer.write_all(requests.as_bytes()).await.is_err() {
-                return true;
-            }
-        }
-        false
-    };
+async fn a_flood_of_pipelined_requests_is_answered_one_by_one() {
+    const REQUESTS: usize = 2_000;
+    let (sidecar, upstream) = sidecar_and_upstream().await;
+    let mut stream = sidecar.stream("agent", &["http/1.1"]).await;
+    let requests = "GET /pipelined HTTP/1.1\r\nhost: a\r\n\r\n".repeat(REQUESTS);
+    let attack = async { stream.write_all(requests.as_bytes()).await.unwrap() };
+    beside(&sidecar, attack).await;
+    let (mut answers, mut buffer) = (0, vec![0; 65_536]);
+    let mut kept = String::new();
+    while answers < REQUESTS {
+        let read = within("the answers", stream.read(&mut buffer)).await;
+        let length = read.unwrap();
+        assert!(length > 0, "closed after {answers} answers");
+        kept += &String::from_utf8_lossy(&buffer[..length]);
+        answers += kept.matches("HTTP/1.1 403 ").count();
+        // What may be the beginning of the next one.
+        kept = kept.split_off(kept.len() - kept.len().min(12));
+    }
+    assert_eq!(answers, REQUESTS);
     assert!(
-        beside(&sidecar, attack).await,
-        "a million requests were taken"
+        upstream
+            .seen()
+            .iter()
+            .all(|seen| seen.target != "/pipelined")
     );
-    told_of(&sidecar, "body_timeout").await;
 }
 
 #[tokio::test]
@@ -406,11 +413,13 @@ async fn many_small_chunks_are_one_body() {
 #[tokio::test]
 async fn hundreds_of_idle_connections_are_held() {
     let (sidecar, _upstream) = sidecar_and_upstream().await;
-    let mut idle = Vec::new();
+    let (mut http1, mut http2) = (Vec::new(), Vec::new());
     let attack = async {
         for number in 0..300 {
-            let alpn = if number % 2 == 0 { "h2" } else { "http/1.1" };
-            idle.push(sidecar.stream("frontend", &[alpn]).await);
+            match number % 2 {
+                0 => http2.push(RawHttp2::begin(&sidecar, "frontend", &[]).await),
+                _ => http1.push(sidecar.stream("frontend", &["http/1.1"]).await),
+            }
         }
     };
     beside(&sidecar, attack).await;
