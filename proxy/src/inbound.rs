@@ -107,3 +107,19 @@ async fn gives_way(turn: Option<&Handshake>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_each_connection_stays_small() {
+        fn size<F>(
+            _: impl Fn(&'static Inbound, TcpStream, SocketAddr, Option<Handshake>, Drain) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let future = size(Inbound::serve);
+        assert!(future <= 6_144, "{future}");
+    }
+}

@@ -366,3 +366,38 @@ async fn an_idle_connection_is_closed() {
         let _ = within("the close", stream.read_to_end(&mut rest)).await;
     }
 }
+
+/// What an idle connection holds of the sidecar's memory, after one call. The figures are
+/// printed; the bound is far above them, and below what a forgotten buffer of 100 KB would be.
+#[tokio::test]
+async fn an_idle_connection_holds_little_memory() {
+    const CONNECTIONS: usize = 150;
+    const AT_MOST_KIB: u64 = 96;
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let sidecar = Setup::new(upstream.address).start().await;
+    for _ in 0..20 {
+        assert_eq!(sidecar.get("frontend", "/").await.status, 200);
+    }
+    let uri = sidecar.url("/");
+    let (mut http1, mut http2) = (Vec::new(), Vec::new());
+    let resident = || sidecar.process.memory_kib("VmRSS");
+    let mut before = resident();
+    let mut each = |what: &str| {
+        let grown = resident().saturating_sub(before) / u64::try_from(CONNECTIONS).unwrap();
+        println!("an idle {what} connection: {grown} KiB");
+        assert!(grown <= AT_MOST_KIB, "{what}: {grown} KiB");
+        before = resident();
+    };
+    for _ in 0..CONNECTIONS {
+        let mut client = sidecar.http1("frontend").await;
+        assert_eq!(client.send(client::get("/")).await.status, 200);
+        http1.push(client);
+    }
+    each("HTTP/1.1");
+    for _ in 0..CONNECTIONS {
+        let mut client = sidecar.http2("frontend").await;
+        assert_eq!(client.send(client::get(&uri)).await.status, 200);
+        http2.push(client);
+    }
+    each("HTTP/2");
+}
