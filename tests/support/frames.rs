@@ -75,7 +75,11 @@ pub(crate) struct RawHttp2 {
 impl RawHttp2 {
     /// Begins with these settings, each an id and its value.
     pub(crate) async fn begin(sidecar: &Sidecar, caller: &str, settings: &[(u16, u32)]) -> Self {
-        let stream = sidecar.stream(caller, &["h2"]).await;
+        Self::over(sidecar.stream(caller, &["h2"]).await, settings).await
+    }
+
+    /// Begins on a connection that is there.
+    pub(crate) async fn over(stream: TlsStream<TcpStream>, settings: &[(u16, u32)]) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         let mut raw = Self { writer, reader };
         let settings: Vec<u8> = settings

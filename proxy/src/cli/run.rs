@@ -47,7 +47,6 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
         }
     };
     logging::start(config.log.level, config.log.format);
-    open_files::raise_limit();
     match control_runtime() {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => report::mistake(&error),
@@ -91,6 +90,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(error) => return start_failed(&error),
     };
+    open_files::raise_limit();
     let mut kept = tokio::spawn(identity.keep());
     tokio::spawn(tell_ready(addresses(&sidecar), reader));
     let status = tokio::select! {
