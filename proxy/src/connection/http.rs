@@ -271,3 +271,26 @@ where
         self.graceful_shutdown();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of this shape returns, without a call.
+    fn size<F>(_: fn(Stream, Alpn, Arc<Connection>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each connection holds one for as long as it is open, most of them idle: what is added
+    /// here is paid ten thousand times over.
+    #[test]
+    fn what_is_kept_for_each_connection_stays_small() {
+        assert!(
+            size_of::<Connection>() <= 384,
+            "{}",
+            size_of::<Connection>()
+        );
+        assert!(size_of::<Metered>() <= 192, "{}", size_of::<Metered>());
+        assert!(size(serve) <= 4_096, "{}", size(serve));
+    }
+}
