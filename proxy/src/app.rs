@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
@@ -138,6 +139,8 @@ impl Sidecar {
             recorder: Recorder::new(queue),
             drain: Drain::default(),
             workers: Workers::start(workers)?,
+            control: Handle::current(),
+            upstreams: Arc::default(),
         };
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
@@ -163,6 +166,7 @@ impl Sidecar {
             started,
             metrics,
             recent,
+            upstreams: Arc::clone(&fleet.upstreams),
             drain: fleet.drain.clone(),
         };
         tokio::spawn(Arc::new(service).run(bound.admin));

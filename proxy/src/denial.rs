@@ -113,6 +113,14 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
+            Failure::UpstreamOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many calls to the service are under way",
+            ),
+            Failure::UpstreamProtocol => (
+                StatusCode::BAD_GATEWAY,
+                "the service does not speak the protocol that is configured for it",
+            ),
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
@@ -121,7 +129,11 @@ impl Denial {
                 "the service broke off before it answered",
             ),
         };
-        Self::new(entry, status, failure.as_str(), detail)
+        let mut denial = Self::new(entry, status, failure.as_str(), detail);
+        if failure == Failure::UpstreamOverloaded {
+            denial.retry_after = Some(1);
+        }
+        denial
     }
 
     /// The answer to the caller; the call ends with it.

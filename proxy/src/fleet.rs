@@ -3,8 +3,8 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use wayleave_authz::{Direction, PolicyStore};
 use wayleave_certs::Alpn;
@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::drain::Drain;
 use crate::enforce::Enforcer;
-use crate::forward::{Dialer, Pool};
+use crate::forward::{MutualTls, Pool, SystemResolver, Upstream, Upstreams};
 use crate::gate::Gate;
 use crate::inbound::Inbound;
 use crate::listener::{Entrance, Listener};
@@ -27,9 +27,6 @@ use crate::record::metrics::Metrics;
 use crate::route::{Route, Routes};
 use crate::worker::{Seat, Workers};
 
-/// How often idle upstream connections are looked through for old ones.
-const POOL_SWEEP: Duration = Duration::from_secs(10);
-
 /// What every listener serves with.
 pub(crate) struct Fleet {
     pub(crate) identity: IdentityReader,
@@ -38,6 +35,9 @@ pub(crate) struct Fleet {
     pub(crate) recorder: Recorder,
     pub(crate) drain: Drain,
     pub(crate) workers: Workers,
+    /// Where work in the background is done.
+    pub(crate) control: Handle,
+    pub(crate) upstreams: Arc<Upstreams>,
 }
 
 /// What a gate is made from, whichever way calls go.
@@ -50,7 +50,7 @@ struct Plan<'a> {
     service: &'a Arc<str>,
     hosts: &'a [String],
     port: u16,
-    dialer: Arc<Dialer>,
+    upstream: Arc<Upstream>,
 }
 
 impl Fleet {
@@ -77,7 +77,7 @@ impl Fleet {
             service: &config.service,
             hosts: &config.hosts,
             port,
-            dialer: self.dialer(&config.upstream),
+            upstream: self.upstream(&config.name, &config.service, &config.upstream),
         };
         self.listen(socket, &config.limits, |seat| {
             Entrance::Inbound(Inbound {
@@ -104,7 +104,7 @@ impl Fleet {
             service: &destination.service,
             hosts: &destination.hosts,
             port: destination.upstream.port(),
-            dialer: self.dialer(&destination.upstream),
+            upstream: self.upstream(&config.name, &destination.service, &destination.upstream),
         };
         self.listen(socket, &config.limits, |seat| {
             Entrance::Outbound(Outbound {
@@ -145,8 +145,8 @@ impl Fleet {
     }
 
     fn gate(&self, plan: &Plan<'_>, seat: &Seat) -> Arc<Gate> {
-        let pool = Pool::new(Arc::clone(&plan.dialer));
-        seat.runtime().spawn(sweep(Arc::clone(&pool)));
+        let pool = Pool::new(Arc::clone(&plan.upstream));
+        seat.runtime().spawn(Arc::clone(&pool).tend());
         Arc::new(Gate {
             name: Arc::clone(plan.name),
             limits: plan.limits.clone(),
@@ -168,26 +168,37 @@ impl Fleet {
         })
     }
 
-    fn dialer(&self, config: &UpstreamConfig) -> Arc<Dialer> {
-        let tls = match &config.tls {
-            UpstreamTls::Off => None,
-            UpstreamTls::Mutual(expected) => {
-                let alpn = match config.protocol {
-                    UpstreamProtocol::Http1 => Alpn::Http1,
-                    UpstreamProtocol::Http2 => Alpn::Http2,
-                };
-                let mut options = ClientTlsOptions::new(expected.clone());
-                options.alpn = vec![alpn];
-                Some(ClientTls::new(self.identity.clone(), options))
-            }
-        };
-        Arc::new(Dialer::new(config.clone(), tls))
+    /// The upstream behind a listener's service.
+    fn upstream(
+        &self,
+        listener: &Arc<str>,
+        service: &Arc<str>,
+        config: &UpstreamConfig,
+    ) -> Arc<Upstream> {
+        let upstream = Upstream::start(
+            config.clone(),
+            self.tls_towards(config),
+            self.metrics.upstreams().of(service),
+            Arc::new(SystemResolver),
+            &self.control,
+        );
+        self.upstreams.add(listener, &upstream);
+        upstream
     }
-}
 
-async fn sweep(pool: Arc<Pool>) {
-    loop {
-        tokio::time::sleep(POOL_SWEEP).await;
-        pool.expire();
+    fn tls_towards(&self, config: &UpstreamConfig) -> Option<MutualTls> {
+        let UpstreamTls::Mutual(expected) = &config.tls else {
+            return None;
+        };
+        let alpn = match config.protocol {
+            UpstreamProtocol::Http1 => Alpn::Http1,
+            UpstreamProtocol::Http2 => Alpn::Http2,
+        };
+        let mut options = ClientTlsOptions::new(expected.clone());
+        options.alpn = vec![alpn];
+        Some(MutualTls {
+            client: ClientTls::new(self.identity.clone(), options),
+            identity: self.identity.clone(),
+        })
     }
 }

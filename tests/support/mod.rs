@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod script;
+pub(crate) mod service;
 pub(crate) mod setup;
 pub(crate) mod tool;
 pub(crate) mod upstream;

@@ -27,6 +27,7 @@ pub(crate) use status::{
 };
 
 use crate::drain::Drain;
+use crate::forward::Upstreams;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
@@ -54,6 +55,7 @@ pub(crate) struct Admin {
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
+    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) drain: Drain,
 }
 

@@ -8,6 +8,7 @@ use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
 use super::Admin;
 use crate::config::{InboundConfig, InboundMode, OutboundConfig};
+use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 
@@ -126,6 +127,9 @@ pub(crate) struct Listening {
     pub(crate) mode: String,
     pub(crate) upstream: String,
     pub(crate) require_post_quantum: bool,
+    /// Where calls go now, and how that is doing.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<EndpointStatus>,
 }
 
 impl Listening {
@@ -139,6 +143,7 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.upstream.to_string(),
             require_post_quantum: config.tls.require_post_quantum,
+            endpoints: Vec::new(),
         }
     }
 
@@ -152,6 +157,7 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.destination.upstream.to_string(),
             require_post_quantum: false,
+            endpoints: Vec::new(),
         }
     }
 }
@@ -175,9 +181,18 @@ impl Status {
             reasons: reasons.into_iter().map(str::to_owned).collect(),
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
-            listeners: admin.listeners.clone(),
+            listeners: listeners(admin),
         }
     }
+}
+
+/// The listeners, with the endpoints that calls go to from there.
+fn listeners(admin: &Admin) -> Vec<Listening> {
+    let mut listeners = admin.listeners.clone();
+    for listening in &mut listeners {
+        listening.endpoints = admin.upstreams.status(&listening.name);
+    }
+    listeners
 }
 
 impl IdentityStatus {

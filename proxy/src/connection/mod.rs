@@ -88,7 +88,9 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
+        let policies = &self.gate.enforcer.policies;
+        let answer =
+            forward::forward(lease, request, &route.pool, policies, || self.tenure()).await;
         Ok(
             answer
                 .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),

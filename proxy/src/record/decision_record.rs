@@ -26,6 +26,10 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     /// The upstream broke off, or answered what is not HTTP.
     UpstreamBroke,
+    /// The upstream's TLS agreed on another protocol than is configured.
+    UpstreamProtocol,
+    /// A limit on what may be held towards the upstream was reached.
+    UpstreamOverloaded,
     /// The peer's certificate expired or was revoked while the call was open.
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
@@ -40,6 +44,8 @@ impl Failure {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
         }
@@ -67,6 +73,8 @@ pub(crate) struct DecisionRecord {
     pub(super) reason_code: &'static str,
     pub(super) status: Option<u16>,
     pub(super) failure: Option<Failure>,
+    /// How often the upstream was tried.
+    pub(super) attempts: u32,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -93,6 +101,7 @@ impl DecisionRecord {
             reason_code: "not_decided",
             status: None,
             failure: None,
+            attempts: 1,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,
@@ -141,6 +150,9 @@ impl Serialize for DecisionRecord {
         map.serialize_entry("audit_policies", &decision.map(|d| ids(d.audit_policies())))?;
         map.serialize_entry("status", &self.status)?;
         map.serialize_entry("failure", &self.failure.map(Failure::as_str))?;
+        if self.attempts > 1 {
+            map.serialize_entry("attempts", &self.attempts)?;
+        }
         map.serialize_entry("decision_ns", &nanos(self.decision_time))?;
         map.serialize_entry("duration_us", &micros(self.call_time))?;
         map.serialize_entry("tls", &self.caller.tls().map(TlsView))?;

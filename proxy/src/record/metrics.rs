@@ -17,6 +17,7 @@ use wayleave_certs::IdentityReader;
 use wayleave_authz::Decision;
 
 use super::DecisionRecord;
+use crate::forward::metrics::UpstreamFamilies;
 use crate::protocol::Call;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
@@ -94,6 +95,7 @@ pub(crate) struct Metrics {
     trust_authorities: Gauge,
     records_dropped: Counter,
     record_write_failures: Counter,
+    upstreams: UpstreamFamilies,
 }
 
 impl Default for Metrics {
@@ -124,6 +126,7 @@ impl Metrics {
             trust_authorities: Gauge::default(),
             records_dropped: Counter::default(),
             record_write_failures: Counter::default(),
+            upstreams: UpstreamFamilies::default(),
         };
         metrics.register();
         metrics
@@ -219,6 +222,7 @@ impl Metrics {
             "Batches of decision records that could not be written",
             self.record_write_failures.clone(),
         );
+        self.upstreams.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -299,6 +303,11 @@ impl Metrics {
         self.trust_ended
             .get_or_create(&ReasonLabels { reason_code })
             .inc();
+    }
+
+    /// What is counted about upstreams.
+    pub(crate) fn upstreams(&self) -> &UpstreamFamilies {
+        &self.upstreams
     }
 
     /// The gauge of open inbound connections.

@@ -1,0 +1,315 @@
+//! One worker's connections to one upstream, and which of its endpoints a call goes to. HTTP/1.1
+//! connections are handed out one call at a time and kept idle in between; HTTP/2 calls share
+//! connections up to what the upstream allows for.
+
+mod http1;
+mod http2;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::http::{Request, Response};
+use hyper::body::{Body, Incoming};
+
+use super::balance::Balancer;
+use super::endpoint::Endpoint;
+use super::error::ForwardError;
+use super::request_body::RequestBody;
+use super::upstream::Upstream;
+use crate::config::{UpstreamConfig, UpstreamProtocol};
+use crate::stream::Stream;
+pub(super) use slot::Held;
+use slot::Slot;
+
+/// How often connections are looked through for those that nobody should use any more.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// The connections of one worker to one upstream.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    upstream: Arc<Upstream>,
+    /// The one endpoint of an upstream that can have no other: nothing to choose, nothing to
+    /// follow.
+    only: Option<Arc<Slot>>,
+    several: Mutex<Several>,
+    balancer: Balancer,
+}
+
+/// The endpoints as this worker knows them.
+#[derive(Debug, Default)]
+struct Several {
+    generation: u64,
+    slots: Vec<Arc<Slot>>,
+}
+
+/// A response whose body still streams, and the connection it streams on.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) held: Held,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) error: ForwardError,
+    /// The request as it was, where not a byte of it was sent.
+    pub(super) unsent: Option<Request<RequestBody>>,
+    /// Where it went.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+}
+
+/// The endpoints that one call has failed at.
+#[derive(Debug, Default)]
+pub(super) struct Tried(Vec<Arc<Endpoint>>);
+
+impl Tried {
+    pub(super) fn add(&mut self, endpoint: &Arc<Endpoint>) {
+        if !self.has(endpoint) {
+            self.0.push(Arc::clone(endpoint));
+        }
+    }
+
+    fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.0.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+    }
+}
+
+impl Unanswered {
+    /// Nobody waits for the answer any longer.
+    pub(super) fn given_up(error: ForwardError) -> Self {
+        Self {
+            error,
+            unsent: None,
+            endpoint: None,
+        }
+    }
+
+    fn unsent(error: ForwardError, request: Request<RequestBody>) -> Self {
+        Self {
+            error,
+            unsent: Some(request),
+            endpoint: None,
+        }
+    }
+}
+
+impl Pool {
+    /// An empty pool for one upstream.
+    pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
+        let only = upstream.only();
+        let only = only.map(|endpoint| Slot::new(Arc::clone(&upstream), endpoint, false));
+        // Every RandomState is seeded anew.
+        let seed = RandomState::new().hash_one(0_u8);
+        Arc::new(Self {
+            balancer: Balancer::new(upstream.config.balance, seed),
+            several: Mutex::default(),
+            only,
+            upstream,
+        })
+    }
+
+    /// The upstream's settings.
+    pub(crate) fn config(&self) -> &UpstreamConfig {
+        &self.upstream.config
+    }
+
+    /// A number below `count`, for waits that should differ.
+    pub(super) fn random_below(&self, count: usize) -> usize {
+        self.balancer.below(count)
+    }
+
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// A connection of its own, for bytes that are not looked into.
+    pub(super) async fn dial(&self) -> Result<Stream, ForwardError> {
+        let mut tried = Tried::default();
+        for _ in 0..self.chances() {
+            let slot = self.choose(&tried).await?;
+            match slot.dial().await {
+                Ok(stream) => {
+                    slot.succeeded();
+                    return Ok(stream);
+                }
+                Err(error) if error.is_connect() && self.may_turn(&tried, &slot) => {
+                    slot.failed();
+                    tried.add(&slot.endpoint);
+                }
+                Err(error) => {
+                    slot.failed();
+                    return Err(error);
+                }
+            }
+        }
+        Err(ForwardError::NoAddress)
+    }
+
+    /// Sends a request and waits for the response's head. Where an endpoint cannot be connected
+    /// to, the next one is tried at once, those that were `tried` last.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        tried: &mut Tried,
+    ) -> Result<Answer, Unanswered> {
+        loop {
+            let slot = match self.choose(tried).await {
+                Ok(slot) => slot,
+                Err(error) => return Err(Unanswered::unsent(error, request)),
+            };
+            let sent = match self.config().protocol {
+                UpstreamProtocol::Http1 => slot.send_http1(request).await,
+                UpstreamProtocol::Http2 => slot.send_http2(request).await,
+            };
+            let mut unanswered = match sent {
+                Ok(answer) => {
+                    slot.answered(answer.response.status());
+                    return Ok(answer);
+                }
+                Err(unanswered) => unanswered,
+            };
+            slot.failed_with(&unanswered.error);
+            let turn = unanswered.error.is_connect() && self.may_turn(tried, &slot);
+            match unanswered.unsent.take() {
+                Some(unsent) if turn => request = unsent,
+                unsent => {
+                    unanswered.unsent = unsent;
+                    unanswered.endpoint = Some(Arc::clone(&slot.endpoint));
+                    return Err(unanswered);
+                }
+            }
+            tried.add(&slot.endpoint);
+        }
+    }
+
+    /// Whether there is an endpoint that the call has not been to, not counting this one.
+    fn may_turn(&self, tried: &Tried, from: &Slot) -> bool {
+        if self.only.is_some() {
+            return false;
+        }
+        let several = self.lock();
+        let others = several.slots.iter().map(|slot| &slot.endpoint);
+        let mut others = others.filter(|other| !Arc::ptr_eq(other, &from.endpoint));
+        others.any(|other| !tried.has(other))
+    }
+
+    /// Whether there is an endpoint that the call has not been to.
+    pub(super) fn has_untried(&self, tried: &Tried) -> bool {
+        let several = self.lock();
+        let mut slots = several.slots.iter();
+        slots.any(|slot| !tried.has(&slot.endpoint))
+    }
+
+    fn chances(&self) -> usize {
+        self.upstream.endpoints().len().max(1)
+    }
+
+    /// The endpoint for the next attempt of a call.
+    async fn choose(&self, tried: &Tried) -> Result<Arc<Slot>, ForwardError> {
+        if let Some(slot) = &self.only {
+            return Ok(Arc::clone(slot));
+        }
+        if self.upstream.generation() == 0 {
+            Box::pin(self.upstream.resolved()).await?;
+        }
+        self.pick(tried).ok_or(ForwardError::NoAddress)
+    }
+
+    /// SECURITY: an endpoint that is left out is used all the same when there is no other: a
+    /// judgement on all of them says more about the judge (as Envoy's panic mode).
+    fn pick(&self, tried: &Tried) -> Option<Arc<Slot>> {
+        let several = self.follow();
+        let slots = &several.slots;
+        if let [slot] = slots.as_slice() {
+            return Some(Arc::clone(slot));
+        }
+        let now = Instant::now();
+        let pick = |usable: &dyn Fn(&Arc<Slot>) -> bool| {
+            self.balancer
+                .pick(slots, |slot| usable(slot), |slot| slot.load())
+        };
+        let picked = pick(&|slot| slot.endpoint.is_available(now) && !tried.has(&slot.endpoint))
+            .or_else(|| pick(&|slot| !tried.has(&slot.endpoint)))
+            .or_else(|| pick(&|slot| slot.endpoint.is_available(now)))
+            .or_else(|| pick(&|_| true));
+        picked.map(Arc::clone)
+    }
+
+    /// The endpoints, brought up to date where they have changed.
+    fn follow(&self) -> std::sync::MutexGuard<'_, Several> {
+        let mut several = self.lock();
+        let generation = self.upstream.generation();
+        if several.generation != generation {
+            several.generation = generation;
+            several.update(&self.upstream);
+        }
+        several
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Several> {
+        self.several.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the pool in order until its task is dropped: connections that were idle for too
+    /// long, of endpoints that are gone, or to peers that are not trusted any more are closed.
+    pub(crate) async fn tend(self: Arc<Self>) {
+        let mut changes = self.upstream.changes();
+        let mut wanted = self.upstream.circuit.wanted();
+        let mut identity = self.upstream.tls.as_ref().map(|tls| tls.identity.clone());
+        loop {
+            let trust = async {
+                match &mut identity {
+                    Some(identity) => identity.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                Ok(_) = changes.changed() => {}
+                () = trust => {}
+                Ok(()) = wanted.changed() => {
+                    self.slots().iter().for_each(|slot| slot.yield_one());
+                    continue;
+                }
+            }
+            self.slots().iter().for_each(|slot| slot.sweep());
+        }
+    }
+
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        match &self.only {
+            Some(slot) => vec![Arc::clone(slot)],
+            None => self.follow().slots.clone(),
+        }
+    }
+}
+
+impl Several {
+    /// Keeps the slots of endpoints that are still there, and retires the others.
+    fn update(&mut self, upstream: &Arc<Upstream>) {
+        let mut before = std::mem::take(&mut self.slots);
+        for endpoint in upstream.endpoints().iter() {
+            let known = before
+                .iter()
+                .position(|slot| Arc::ptr_eq(&slot.endpoint, endpoint));
+            self.slots.push(match known {
+                Some(index) => before.swap_remove(index),
+                None => Slot::new(Arc::clone(upstream), Arc::clone(endpoint), true),
+            });
+        }
+        before.iter().for_each(|slot| slot.retire());
+    }
+}
+
+/// A copy of a request without a body, to be sent a second time.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.body().is_end_stream() || request.headers().contains_key(::http::header::UPGRADE) {
+        return None;
+    }
+    Some(super::retry::with_body(request, RequestBody::empty()))
+}
