@@ -17,6 +17,7 @@ mod sidecar {
     mod admin;
     mod applications;
     mod ca;
+    mod circuits;
     mod clients;
     mod commands;
     mod dev;
@@ -37,9 +38,14 @@ mod sidecar {
     mod readme;
     mod record;
     mod refused;
+    mod retries;
     mod revocation;
     mod status;
     mod streams;
+    mod upstream_answers;
     mod upstream_failures;
+    mod upstream_http2;
+    mod upstream_tls;
+    mod upstreams;
     mod workload_api;
 }

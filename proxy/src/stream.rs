@@ -39,7 +39,8 @@ impl Stream {
 
     /// Has `companion` dropped with the stream, wherever that goes.
     pub(crate) fn accompany(&mut self, companion: impl Any + Send + Sync) {
-        self.companion = Some(Box::new(companion));
+        let others = self.companion.take();
+        self.companion = Some(Box::new((others, companion)));
     }
 
     /// Puts `bytes` in front of what is read next.

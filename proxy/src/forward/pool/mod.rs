@@ -162,13 +162,15 @@ impl Pool {
                 Ok(slot) => slot,
                 Err(error) => return Err(Unanswered::unsent(error, request)),
             };
+            let load = slot.enter();
             let sent = match self.config().protocol {
                 UpstreamProtocol::Http1 => slot.send_http1(request).await,
                 UpstreamProtocol::Http2 => slot.send_http2(request).await,
             };
             let mut unanswered = match sent {
-                Ok(answer) => {
+                Ok(mut answer) => {
                     slot.answered(answer.response.status());
+                    answer.held.load = load;
                     return Ok(answer);
                 }
                 Err(unanswered) => unanswered,

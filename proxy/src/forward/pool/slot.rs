@@ -40,7 +40,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(in crate::forward) struct Held {
     on: On,
-    load: Option<Load>,
+    /// Counts as a call in flight at the endpoint, where that is watched.
+    pub(super) load: Option<Load>,
     /// Leave to be in flight, where requests are limited.
     pub(in crate::forward) permit: Option<RequestPermit>,
 }
@@ -55,7 +56,7 @@ enum On {
 
 /// Counts a call in flight at an endpoint.
 #[derive(Debug)]
-struct Load(Arc<Slot>);
+pub(super) struct Load(Arc<Slot>);
 
 /// Counts an open connection, for as long as its bytes can flow.
 #[derive(Debug)]
@@ -72,17 +73,17 @@ struct Waiting<'a>(&'a Slot);
 
 impl Held {
     pub(super) fn http1(slot: &Arc<Slot>, kept: Kept) -> Self {
-        Self::new(On::Http1(Arc::clone(slot), kept), slot)
+        Self::new(On::Http1(Arc::clone(slot), kept))
     }
 
     pub(super) fn http2(slot: &Arc<Slot>, place: Use) -> Self {
-        Self::new(On::Http2(Arc::clone(slot), place), slot)
+        Self::new(On::Http2(Arc::clone(slot), place))
     }
 
-    fn new(on: On, slot: &Arc<Slot>) -> Self {
+    fn new(on: On) -> Self {
         Self {
             on,
-            load: slot.one_of_several.then(|| Load::new(slot)),
+            load: None,
             permit: None,
         }
     }
@@ -122,6 +123,11 @@ impl Slot {
             waiting: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
         })
+    }
+
+    /// Counts a call in, where that is watched.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Load> {
+        self.one_of_several.then(|| Load::new(self))
     }
 
     /// Calls in flight.
@@ -164,9 +170,12 @@ impl Slot {
     /// A connection of its own.
     pub(super) async fn dial(self: &Arc<Self>) -> Result<Stream, ForwardError> {
         let _pending = self.pending();
+        let load = self.enter();
         loop {
             if let Admission::Open(permit) = self.admit().await? {
-                return Ok(self.in_time(self.open(permit)).await?.stream);
+                let mut stream = self.in_time(self.open(permit)).await?.stream;
+                stream.accompany(load);
+                return Ok(stream);
             }
         }
     }
