@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::support::client::{self, Answer, Http2};
@@ -145,4 +147,83 @@ async fn an_upstream_that_speaks_http_1_is_told_apart_before_anything_is_sent() 
     assert_eq!(answer.status, 502);
     assert_eq!(answer.json()["reason_code"], "upstream_broke");
     assert_eq!(service.bodies().len(), 0);
+}
+
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+const SETTINGS_ACK: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+/// GOAWAY, NO_ERROR, and no stream was processed.
+const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// RST_STREAM of the first stream with REFUSED_STREAM.
+const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+/// RST_STREAM of the first stream with INTERNAL_ERROR: it may have been processed.
+const BROKEN: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+
+/// Answers the first request of the first connection with these bytes, and passes all other
+/// connections on to `service`.
+async fn refusing(frame: &'static [u8], service: &Service) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let next = service.address.clone();
+    tokio::spawn(async move {
+        let (first, _) = listener.accept().await.unwrap();
+        let first = tokio::spawn(refuse(first, frame));
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut service = TcpStream::connect(&next).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut service).await;
+            });
+        }
+        drop(first);
+    });
+    address
+}
+
+async fn refuse(mut stream: TcpStream, frame: &[u8]) {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    stream.write_all(SETTINGS).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        match (head[3], head[4]) {
+            (4, 0) => stream.write_all(SETTINGS_ACK).await.unwrap(),
+            (1, _) => stream.write_all(frame).await.unwrap(),
+            _ => {}
+        }
+    }
+}
+
+/// What becomes of one call whose first stream ends with `frame`, and how often it was answered.
+async fn after(frame: &'static [u8], method: Method, body: &'static str) -> (u16, usize) {
+    let service = Service::saying(How::http2(), 200, "ok").await;
+    let mut setup = Setup::new(refusing(frame, &service).await);
+    setup.upstream_keys.push("protocol: http2");
+    let sidecar = setup.start().await;
+    let mut request = client::get(&sidecar.url("/"));
+    *request.method_mut() = method;
+    *request.body_mut() = Full::from(body);
+    let answer = sidecar.http2("frontend").await.send(request).await;
+    (answer.status.as_u16(), service.requests())
+}
+
+#[tokio::test]
+async fn what_was_not_processed_is_sent_again_whatever_it_is() {
+    for frame in [REFUSED, GOAWAY] {
+        for method in [Method::GET, Method::POST] {
+            assert_eq!(after(frame, method, "").await, (200, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_processed_is_not_sent_again() {
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(after(BROKEN, method, "").await, (502, 0));
+    }
+    // Its body is gone.
+    assert_eq!(after(REFUSED, Method::POST, "order").await, (502, 0));
 }
