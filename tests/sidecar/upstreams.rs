@@ -100,6 +100,24 @@ async fn an_endpoint_that_is_down_costs_no_call_and_is_ejected() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_never_answers_is_ejected() {
+    let silent = Service::start(How::http1(), |_| std::future::pending()).await;
+    let well = Service::saying(How::http1(), 200, "ok").await;
+    let keys = [
+        "balance: round_robin",
+        "response_timeout: 200ms",
+        "outlier: { consecutive_failures: 2 }",
+    ];
+    let sidecar = before(&[&silent.address, &well.address], &keys).await;
+    let mut client = sidecar.http1("frontend").await;
+    for _ in 0..10 {
+        client.send(client::get("/")).await;
+    }
+    assert_eq!((silent.requests(), well.requests()), (2, 8));
+    assert_eq!(health(&sidecar, &silent.address).await, "ejected");
+}
+
+#[tokio::test]
 async fn an_ejected_endpoint_is_used_again_after_its_time() {
     let status = Arc::new(AtomicU16::new(503));
     let told = Arc::clone(&status);

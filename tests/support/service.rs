@@ -42,16 +42,13 @@ pub(crate) struct How {
     early: bool,
 }
 
-/// One request, with its body unless it is answered early.
+/// One request.
 pub(crate) struct Asked {
     /// Counts the requests of the service, from 1.
     pub(crate) number: usize,
-    /// Counts the connections of the service, from 1.
-    pub(crate) connection: usize,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
 }
 
 pub(crate) struct Service {
@@ -256,7 +253,7 @@ async fn serve(
 ) {
     state.open.fetch_add(1, Ordering::SeqCst);
     let shared = Arc::clone(&state);
-    let service = service_fn(move |request| answer(request, Arc::clone(&shared), number));
+    let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
     let io = TokioIo::new(stream);
     let mut frozen = state.frozen.subscribe();
     let mut leaving = state.leaving.subscribe();
@@ -299,7 +296,6 @@ async fn serve(
 async fn answer(
     request: Request<Incoming>,
     state: Arc<State>,
-    connection: usize,
 ) -> Result<Response<Body>, hyper::Error> {
     let number = state.requests.fetch_add(1, Ordering::SeqCst) + 1;
     let (head, body) = request.into_parts();
@@ -310,14 +306,12 @@ async fn answer(
         }
         false => body.collect().await?.to_bytes(),
     };
-    state.bodies.lock().unwrap().push(body.clone());
+    state.bodies.lock().unwrap().push(body);
     let asked = Asked {
         number,
-        connection,
         method: head.method,
         path: head.uri.path().to_owned(),
         headers: head.headers,
-        body,
     };
     Ok((state.answer)(asked).await)
 }

@@ -96,8 +96,13 @@ async fn send(
 ) -> Result<Answer, ForwardError> {
     let mut tried = Tried::default();
     let sent = pool.send(request, &mut tried);
-    let sent = within(pool.config().response_timeout, progress, sent).await?;
-    sent.map_err(|unanswered| unanswered.error)
+    match within(pool.config().response_timeout, progress, sent).await {
+        Ok(sent) => sent.map_err(|unanswered| unanswered.error),
+        Err(error) => {
+            pool.timed_out(&tried);
+            Err(error)
+        }
+    }
 }
 
 fn relay(mut lease: Lease, response: Response<Incoming>, held: Held) -> Response<ResponseBody> {

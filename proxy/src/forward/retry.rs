@@ -60,16 +60,17 @@ pub(super) async fn send(
     loop {
         let limit = config.per_try_timeout.unwrap_or(all).min(all);
         let sent = within(limit, progress, pool.send(request, &mut tried)).await;
-        let mut sent = sent.unwrap_or_else(|error| Err(Unanswered::given_up(error)));
+        let mut sent = sent.unwrap_or_else(|error| {
+            pool.timed_out(&tried);
+            Err(Unanswered::given_up(error))
+        });
         let last = attempt >= config.attempts || began.elapsed() >= all;
         let again = !last && original.is_worth(config, &sent) && may_retry(pool, lease, policies);
         let next = again.then(|| original.next(&mut sent)).flatten();
         let Some(next) = next else {
             return sent.map_err(|unanswered| unanswered.error);
         };
-        if let Some(endpoint) = endpoint(&sent) {
-            tried.add(endpoint);
-        }
+        tried.fail();
         // The answer is not wanted: dropping it frees or closes its connection.
         drop(sent);
         request = next;
@@ -78,15 +79,6 @@ pub(super) async fn send(
         if !pool.has_untried(&tried) {
             tokio::time::sleep(wait(pool, attempt)).await;
         }
-    }
-}
-
-fn endpoint(
-    sent: &Result<Answer, Unanswered>,
-) -> Option<&std::sync::Arc<super::endpoint::Endpoint>> {
-    match sent {
-        Ok(answer) => Some(answer.held.endpoint()),
-        Err(unanswered) => unanswered.endpoint.as_ref(),
     }
 }
 

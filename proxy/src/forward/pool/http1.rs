@@ -52,7 +52,8 @@ impl Slot {
         loop {
             let (mut kept, idle_for) = match self.take() {
                 Some(Idle { kept, since }) => (kept, Some(since.elapsed())),
-                None => match self.connect_http1().await {
+                // Boxed: a call that finds a connection need not carry what it takes to make one.
+                None => match Box::pin(self.connect_http1()).await {
                     Ok((kept, idle_for)) => (kept, idle_for),
                     Err(error) => return Err(Unanswered::unsent(error, request)),
                 },
@@ -76,7 +77,6 @@ impl Slot {
                     return Err(Unanswered {
                         error: ForwardError::Broke(error.into_error()),
                         unsent,
-                        endpoint: None,
                     });
                 }
             }

@@ -95,7 +95,7 @@ impl Slot {
             let mut error = match sent {
                 Ok(response) => {
                     place.0.answers.fetch_add(1, Ordering::Relaxed);
-                    let held = Held::http2(self, place);
+                    let held = Held::http2(place);
                     return Ok(Answer { response, held });
                 }
                 Err(error) => error,
@@ -113,7 +113,6 @@ impl Slot {
                     return Err(Unanswered {
                         error: ForwardError::Broke(error),
                         unsent,
-                        endpoint: None,
                     });
                 }
             }

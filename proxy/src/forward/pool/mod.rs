@@ -59,23 +59,28 @@ pub(super) struct Unanswered {
     pub(super) error: ForwardError,
     /// The request as it was, where not a byte of it was sent.
     pub(super) unsent: Option<Request<RequestBody>>,
-    /// Where it went.
-    pub(super) endpoint: Option<Arc<Endpoint>>,
 }
 
-/// The endpoints that one call has failed at.
+/// Where one call has been, as long as there are several places to go to.
 #[derive(Debug, Default)]
-pub(super) struct Tried(Vec<Arc<Endpoint>>);
+pub(super) struct Tried {
+    failed: Vec<Arc<Endpoint>>,
+    current: Option<Arc<Endpoint>>,
+}
 
 impl Tried {
-    pub(super) fn add(&mut self, endpoint: &Arc<Endpoint>) {
-        if !self.has(endpoint) {
-            self.0.push(Arc::clone(endpoint));
+    /// The last attempt went wrong: the next one should go elsewhere.
+    pub(super) fn fail(&mut self) {
+        if let Some(current) = self.current.take()
+            && !self.has(&current)
+        {
+            self.failed.push(current);
         }
     }
 
     fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.0.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+        let mut failed = self.failed.iter();
+        failed.any(|failed| Arc::ptr_eq(failed, endpoint))
     }
 }
 
@@ -85,7 +90,6 @@ impl Unanswered {
         Self {
             error,
             unsent: None,
-            endpoint: None,
         }
     }
 
@@ -93,7 +97,6 @@ impl Unanswered {
         Self {
             error,
             unsent: Some(request),
-            endpoint: None,
         }
     }
 }
@@ -130,24 +133,22 @@ impl Pool {
     /// A connection of its own, for bytes that are not looked into.
     pub(super) async fn dial(&self) -> Result<Stream, ForwardError> {
         let mut tried = Tried::default();
-        for _ in 0..self.chances() {
-            let slot = self.choose(&tried).await?;
+        loop {
+            let slot = self.choose(&mut tried).await?;
             match slot.dial().await {
                 Ok(stream) => {
                     slot.succeeded();
                     return Ok(stream);
                 }
-                Err(error) if error.is_connect() && self.may_turn(&tried, &slot) => {
-                    slot.failed();
-                    tried.add(&slot.endpoint);
-                }
                 Err(error) => {
-                    slot.failed();
-                    return Err(error);
+                    slot.failed_with(&error);
+                    tried.fail();
+                    if !error.is_connect() || !self.has_untried(&tried) {
+                        return Err(error);
+                    }
                 }
             }
         }
-        Err(ForwardError::NoAddress)
     }
 
     /// Sends a request and waits for the response's head. Where an endpoint cannot be connected
@@ -158,9 +159,16 @@ impl Pool {
         tried: &mut Tried,
     ) -> Result<Answer, Unanswered> {
         loop {
-            let slot = match self.choose(tried).await {
-                Ok(slot) => slot,
-                Err(error) => return Err(Unanswered::unsent(error, request)),
+            let chosen;
+            let slot = match &self.only {
+                Some(slot) => slot,
+                None => match self.choose(tried).await {
+                    Ok(slot) => {
+                        chosen = slot;
+                        &chosen
+                    }
+                    Err(error) => return Err(Unanswered::unsent(error, request)),
+                },
             };
             let load = slot.enter();
             let sent = match self.config().protocol {
@@ -176,28 +184,25 @@ impl Pool {
                 Err(unanswered) => unanswered,
             };
             slot.failed_with(&unanswered.error);
-            let turn = unanswered.error.is_connect() && self.may_turn(tried, &slot);
+            if !unanswered.error.is_connect() {
+                return Err(unanswered);
+            }
+            tried.fail();
             match unanswered.unsent.take() {
-                Some(unsent) if turn => request = unsent,
+                Some(unsent) if self.has_untried(tried) => request = unsent,
                 unsent => {
                     unanswered.unsent = unsent;
-                    unanswered.endpoint = Some(Arc::clone(&slot.endpoint));
                     return Err(unanswered);
                 }
             }
-            tried.add(&slot.endpoint);
         }
     }
 
-    /// Whether there is an endpoint that the call has not been to, not counting this one.
-    fn may_turn(&self, tried: &Tried, from: &Slot) -> bool {
-        if self.only.is_some() {
-            return false;
+    /// Notes that the answer to a call did not come in time.
+    pub(super) fn timed_out(&self, tried: &Tried) {
+        if let Some(endpoint) = &tried.current {
+            self.upstream.failed_at(endpoint);
         }
-        let several = self.lock();
-        let others = several.slots.iter().map(|slot| &slot.endpoint);
-        let mut others = others.filter(|other| !Arc::ptr_eq(other, &from.endpoint));
-        others.any(|other| !tried.has(other))
     }
 
     /// Whether there is an endpoint that the call has not been to.
@@ -207,19 +212,17 @@ impl Pool {
         slots.any(|slot| !tried.has(&slot.endpoint))
     }
 
-    fn chances(&self) -> usize {
-        self.upstream.endpoints().len().max(1)
-    }
-
     /// The endpoint for the next attempt of a call.
-    async fn choose(&self, tried: &Tried) -> Result<Arc<Slot>, ForwardError> {
+    async fn choose(&self, tried: &mut Tried) -> Result<Arc<Slot>, ForwardError> {
         if let Some(slot) = &self.only {
             return Ok(Arc::clone(slot));
         }
         if self.upstream.generation() == 0 {
             Box::pin(self.upstream.resolved()).await?;
         }
-        self.pick(tried).ok_or(ForwardError::NoAddress)
+        let slot = self.pick(tried).ok_or(ForwardError::NoAddress)?;
+        tried.current = Some(Arc::clone(&slot.endpoint));
+        Ok(slot)
     }
 
     /// SECURITY: an endpoint that is left out is used all the same when there is no other: a

@@ -51,7 +51,7 @@ enum On {
     /// An HTTP/1.1 connection of its own; dropping it closes it.
     Http1(Arc<Slot>, Kept),
     /// A place on an HTTP/2 connection.
-    Http2(Arc<Slot>, Use),
+    Http2(Use),
 }
 
 /// Counts a call in flight at an endpoint.
@@ -76,8 +76,8 @@ impl Held {
         Self::new(On::Http1(Arc::clone(slot), kept))
     }
 
-    pub(super) fn http2(slot: &Arc<Slot>, place: Use) -> Self {
-        Self::new(On::Http2(Arc::clone(slot), place))
+    pub(super) fn http2(place: Use) -> Self {
+        Self::new(On::Http2(place))
     }
 
     fn new(on: On) -> Self {
@@ -88,20 +88,13 @@ impl Held {
         }
     }
 
-    /// The endpoint that answered.
-    pub(in crate::forward) fn endpoint(&self) -> &Arc<Endpoint> {
-        match &self.on {
-            On::Http1(slot, _) | On::Http2(slot, _) => &slot.endpoint,
-        }
-    }
-
     /// Returns the connection for the next call. To be called after the response's last byte
     /// only.
     pub(in crate::forward) fn give_back(self) {
         drop(self.load);
         match self.on {
             On::Http1(slot, kept) => slot.keep(kept),
-            On::Http2(_, place) => drop(place),
+            On::Http2(place) => drop(place),
         }
     }
 }
