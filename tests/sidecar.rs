@@ -20,8 +20,11 @@ mod sidecar {
     mod circuits;
     mod clients;
     mod commands;
+    mod desync;
+    mod detect;
     mod dev;
     mod dev_command;
+    mod differential;
     mod drain;
     mod explain;
     mod federation;
@@ -32,9 +35,11 @@ mod sidecar {
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod permissive;
     mod policy;
     mod policy_tools;
     mod post_quantum;
+    mod probes;
     mod readme;
     mod record;
     mod refused;
@@ -42,6 +47,9 @@ mod sidecar {
     mod revocation;
     mod status;
     mod streams;
+    mod tcp;
+    mod tcp_clients;
+    mod trust_domains;
     mod upstream_answers;
     mod upstream_failures;
     mod upstream_http2;

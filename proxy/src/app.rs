@@ -12,13 +12,16 @@ use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Listening, Started};
-use crate::config::{InboundConfig, OutboundConfig};
+use crate::admin::{Admin, Listening, Loads, Started};
+use crate::admission::Admission;
+use crate::config::{InboundConfig, MaxMemory, OutboundConfig, ProbesConfig};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::listener;
+use crate::memory::Memory;
 use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
+use crate::probes::Probes;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::worker::Workers;
@@ -39,6 +42,10 @@ pub(crate) struct Start {
     pub output: Output,
     /// How many workers serve calls.
     pub workers: NonZeroUsize,
+    /// What may be probed without a certificate.
+    pub probes: Option<ProbesConfig>,
+    /// How much memory may be held before calls are refused.
+    pub max_memory: MaxMemory,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
@@ -84,6 +91,7 @@ pub(crate) struct Sidecar {
     inbound: Vec<(Arc<str>, SocketAddr)>,
     outbound: Vec<(Arc<str>, SocketAddr)>,
     admin: SocketAddr,
+    probes: Option<SocketAddr>,
     drain: Drain,
     workers: Workers,
     writer: Writer,
@@ -94,6 +102,7 @@ struct Bound {
     inbound: Vec<(InboundConfig, std::net::TcpListener)>,
     outbound: Vec<(OutboundConfig, std::net::TcpListener)>,
     admin: tokio::net::TcpListener,
+    probes: Option<(ProbesConfig, tokio::net::TcpListener)>,
 }
 
 impl Sidecar {
@@ -111,6 +120,8 @@ impl Sidecar {
             admin,
             output,
             workers,
+            probes,
+            max_memory,
         } = start;
         check_fips()?;
         let started = Started::now();
@@ -124,7 +135,7 @@ impl Sidecar {
             Arc::clone(&loads),
         )
         .map_err(StartError::Policies)?;
-        let bound = Bound::new(inbound, outbound, admin)?;
+        let bound = Bound::new(inbound, outbound, admin, probes)?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let writer = Writer::start(
             Arc::clone(&queue),
@@ -142,20 +153,27 @@ impl Sidecar {
             control: Handle::current(),
             upstreams: Arc::default(),
         };
+        let memory = Arc::new(Memory::with_limit(max_memory));
+        tokio::spawn(Arc::clone(&memory).watch());
+        let mut loads_of = Vec::new();
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (config, socket) in bound.inbound {
             let address = socket.local_addr()?;
             addresses.push((Arc::clone(&config.name), address));
             listeners.push(Listening::inbound(&config, address));
-            fleet.listen_inbound(&config, socket)?;
+            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
+            fleet.listen_inbound(&config, socket, &admission)?;
+            loads_of.push((Arc::clone(&config.name), admission));
         }
         let mut outbound = Vec::new();
         for (config, socket) in bound.outbound {
             let address = socket.local_addr()?;
             outbound.push((Arc::clone(&config.name), address));
             listeners.push(Listening::outbound(&config, address));
-            fleet.listen_outbound(&config, socket)?;
+            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
+            fleet.listen_outbound(&config, socket, &admission)?;
+            loads_of.push((Arc::clone(&config.name), admission));
         }
         let admin = bound.admin.local_addr()?;
         let service = Admin {
@@ -163,6 +181,10 @@ impl Sidecar {
             policies: store,
             loads,
             listeners,
+            load: Loads {
+                memory,
+                listeners: loads_of,
+            },
             started,
             metrics,
             recent,
@@ -171,11 +193,18 @@ impl Sidecar {
         };
         tokio::spawn(Arc::new(service).run(bound.admin));
         tokio::spawn(reloader.run());
+        let mut probes = None;
+        if let Some((config, socket)) = bound.probes {
+            probes = Some(socket.local_addr()?);
+            let metrics = Arc::clone(&fleet.metrics);
+            tokio::spawn(Arc::new(Probes { config, metrics }).run(socket));
+        }
         let Fleet { drain, workers, .. } = fleet;
         Ok(Self {
             inbound: addresses,
             outbound,
             admin,
+            probes,
             drain,
             workers,
             writer,
@@ -195,6 +224,11 @@ impl Sidecar {
     /// Where the admin listener is.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where probes are answered, if they are.
+    pub(crate) fn probes(&self) -> Option<SocketAddr> {
+        self.probes
     }
 
     /// Takes no new connection, lets the calls in flight finish for `limit` at most or until
@@ -217,6 +251,7 @@ impl Bound {
         inbound: Vec<InboundConfig>,
         outbound: Vec<OutboundConfig>,
         admin: SocketAddr,
+        probes: Option<ProbesConfig>,
     ) -> Result<Self, StartError> {
         let inbound = inbound
             .into_iter()
@@ -233,10 +268,18 @@ impl Bound {
             })
             .collect::<Result<_, StartError>>()?;
         let admin = tokio::net::TcpListener::from_std(bind("admin", admin)?)?;
+        let probes = match probes {
+            Some(config) => {
+                let socket = bind("probes", config.listen)?;
+                Some((config, tokio::net::TcpListener::from_std(socket)?))
+            }
+            None => None,
+        };
         Ok(Self {
             inbound,
             outbound,
             admin,
+            probes,
         })
     }
 }

@@ -5,16 +5,17 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use wayleave_authz::{Direction, PolicyStore};
 use wayleave_certs::Alpn;
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
 
+use crate::admission::Admission;
 use crate::config::{
-    InboundConfig, InboundMode, LimitsConfig, OutboundConfig, UpstreamConfig, UpstreamProtocol,
-    UpstreamTls,
+    InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, OutboundConfig, UpstreamConfig,
+    UpstreamProtocol, UpstreamTls,
 };
+use crate::connection::{Roster, sweep_interval};
 use crate::drain::Drain;
 use crate::enforce::Enforcer;
 use crate::forward::{MutualTls, Pool, SystemResolver, Upstream, Upstreams};
@@ -51,6 +52,7 @@ struct Plan<'a> {
     hosts: &'a [String],
     port: u16,
     upstream: Arc<Upstream>,
+    admission: Arc<Admission>,
 }
 
 impl Fleet {
@@ -59,12 +61,20 @@ impl Fleet {
         &self,
         config: &InboundConfig,
         socket: TcpListener,
+        admission: &Arc<Admission>,
     ) -> io::Result<()> {
         let port = socket.local_addr()?.port();
         let tls = Arc::new(ServerTls::new(
             self.identity.clone(),
             ServerTlsOptions {
+                alpn: match config.protocol {
+                    ListenerProtocol::Tcp => Vec::new(),
+                    ListenerProtocol::Http | ListenerProtocol::Auto => {
+                        vec![Alpn::Http2, Alpn::Http1]
+                    }
+                },
                 require_post_quantum: config.tls.require_post_quantum,
+                trust_domains: config.trust_domains.clone(),
                 ..ServerTlsOptions::default()
             },
         ));
@@ -78,12 +88,14 @@ impl Fleet {
             hosts: &config.hosts,
             port,
             upstream: self.upstream(&config.name, &config.service, &config.upstream),
+            admission: Arc::clone(admission),
         };
-        self.listen(socket, &config.limits, |seat| {
+        self.listen(socket, admission, |seat| {
             Entrance::Inbound(Inbound {
                 gate: self.gate(&plan, seat),
                 tls: Arc::clone(&tls),
                 protocol: config.protocol,
+                mode: config.tls.mode,
             })
         })
     }
@@ -93,6 +105,7 @@ impl Fleet {
         &self,
         config: &OutboundConfig,
         socket: TcpListener,
+        admission: &Arc<Admission>,
     ) -> io::Result<()> {
         let destination = &config.destination;
         let plan = Plan {
@@ -105,8 +118,9 @@ impl Fleet {
             hosts: &destination.hosts,
             port: destination.upstream.port(),
             upstream: self.upstream(&config.name, &destination.service, &destination.upstream),
+            admission: Arc::clone(admission),
         };
-        self.listen(socket, &config.limits, |seat| {
+        self.listen(socket, admission, |seat| {
             Entrance::Outbound(Outbound {
                 gate: self.gate(&plan, seat),
                 protocol: config.protocol,
@@ -118,7 +132,7 @@ impl Fleet {
     fn listen(
         &self,
         socket: TcpListener,
-        limits: &LimitsConfig,
+        admission: &Arc<Admission>,
         entrance: impl Fn(&Seat) -> Entrance,
     ) -> io::Result<()> {
         let seats: Vec<_> = self
@@ -131,7 +145,7 @@ impl Fleet {
         };
         let listener = Listener {
             seats,
-            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            connections: Arc::clone(&admission.connections),
             metrics: Arc::clone(&self.metrics),
             drain: self.drain.clone(),
         };
@@ -147,6 +161,9 @@ impl Fleet {
     fn gate(&self, plan: &Plan<'_>, seat: &Seat) -> Arc<Gate> {
         let pool = Pool::new(Arc::clone(&plan.upstream));
         seat.runtime().spawn(Arc::clone(&pool).tend());
+        let roster = Roster::default();
+        let interval = sweep_interval(plan.limits);
+        seat.runtime().spawn(roster.clone().sweep(interval));
         Arc::new(Gate {
             name: Arc::clone(plan.name),
             limits: plan.limits.clone(),
@@ -165,6 +182,8 @@ impl Fleet {
             identity: self.identity.clone(),
             recorder: self.recorder.clone(),
             metrics: Arc::clone(&self.metrics),
+            admission: Arc::clone(&plan.admission),
+            roster,
         })
     }
 

@@ -6,6 +6,7 @@
 //! [`app`] puts the stations together, [`cli`] starts them.
 
 mod admin;
+mod admission;
 mod app;
 mod caller;
 pub mod child;
@@ -17,18 +18,24 @@ mod denial;
 mod drain;
 mod enforce;
 mod fleet;
+mod flow;
 mod forward;
 mod gate;
+mod handshakes;
 mod identity;
 mod inbound;
 mod listener;
+mod memory;
 mod moment;
 mod outbound;
 mod policies;
 mod policy_loads;
+mod probes;
 mod protocol;
 mod record;
 mod route;
 mod stream;
 mod trust;
+mod waiting;
+mod warnings;
 mod worker;

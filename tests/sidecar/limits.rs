@@ -66,6 +66,7 @@ async fn a_connection_above_the_limit_is_closed() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let mut setup = Setup::new(upstream.address);
     setup.limits.push("max_connections: 2");
+    setup.limits.push("max_connections_per_peer: 2");
     let sidecar = setup.start().await;
     let mut first = sidecar.http1("frontend").await;
     let second = sidecar.http1("frontend").await;

@@ -2,6 +2,7 @@
 //! browsers: a page from elsewhere must not read it, by cross-site request or by DNS
 //! rebinding.
 
+mod load;
 mod status;
 
 use std::convert::Infallible;
@@ -22,8 +23,10 @@ use tokio::sync::Semaphore;
 use wayleave_authz::PolicyStore;
 use wayleave_certs::IdentityReader;
 
+pub(crate) use load::{ListenerLoad, LoadStatus, Loads};
 pub(crate) use status::{
     BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Started, Status, SvidStatus,
+    protocol, tls_mode,
 };
 
 use crate::drain::Drain;
@@ -52,6 +55,7 @@ pub(crate) struct Admin {
     pub(crate) policies: PolicyStore,
     pub(crate) loads: Arc<PolicyLoads>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) load: Loads,
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
@@ -160,6 +164,7 @@ impl Admin {
 
     fn metrics(&self) -> Answer {
         self.metrics.identity(&self.identity);
+        LoadStatus::of(&self.load).measure(&self.metrics);
         respond(StatusCode::OK, OPENMETRICS, self.metrics.encode())
     }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
-use super::Admin;
-use crate::config::{InboundConfig, InboundMode, OutboundConfig};
+use super::{Admin, LoadStatus};
+use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
 use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
+use crate::record::metrics::Metrics;
 
 /// When the sidecar was started, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,7 @@ pub(crate) struct Status {
     pub(crate) identity: IdentityStatus,
     pub(crate) policies: PolicyStatus,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) load: LoadStatus,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -127,6 +129,14 @@ pub(crate) struct Listening {
     pub(crate) mode: String,
     pub(crate) upstream: String,
     pub(crate) require_post_quantum: bool,
+    /// `http`, `tcp` or `auto`.
+    pub(crate) protocol: String,
+    /// `strict` or `permissive`, or `off` towards the workload.
+    pub(crate) tls_mode: String,
+    /// Connections without TLS so far, at a permissive listener.
+    pub(crate) plaintext_connections: Option<u64>,
+    /// The trust domains that are let in; none when that is all with a bundle.
+    pub(crate) trust_domains: Option<Vec<String>>,
     /// Where calls go now, and how that is doing.
     #[serde(default)]
     pub(crate) endpoints: Vec<EndpointStatus>,
@@ -143,6 +153,13 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.upstream.to_string(),
             require_post_quantum: config.tls.require_post_quantum,
+            protocol: protocol(config.protocol),
+            tls_mode: tls_mode(config.tls.mode).to_owned(),
+            plaintext_connections: (config.tls.mode == TlsMode::Permissive).then_some(0),
+            trust_domains: config.trust_domains.as_ref().map(|domains| {
+                let domains = domains.iter();
+                domains.map(ToString::to_string).collect()
+            }),
             endpoints: Vec::new(),
         }
     }
@@ -157,6 +174,10 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.destination.upstream.to_string(),
             require_post_quantum: false,
+            protocol: protocol(config.protocol),
+            tls_mode: "off".to_owned(),
+            plaintext_connections: None,
+            trust_domains: None,
             endpoints: Vec::new(),
         }
     }
@@ -168,6 +189,33 @@ fn mode(mode: InboundMode) -> String {
         InboundMode::Audit => "audit",
     }
     .to_owned()
+}
+
+pub(crate) fn protocol(protocol: ListenerProtocol) -> String {
+    match protocol {
+        ListenerProtocol::Http => "http",
+        ListenerProtocol::Tcp => "tcp",
+        ListenerProtocol::Auto => "auto",
+    }
+    .to_owned()
+}
+
+pub(crate) fn tls_mode(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Strict => "strict",
+        TlsMode::Permissive => "permissive",
+    }
+}
+
+impl Listening {
+    /// The listener with its counts as they are now.
+    fn counted(&self, metrics: &Metrics) -> Self {
+        let mut listening = self.clone();
+        if let Some(count) = &mut listening.plaintext_connections {
+            *count = metrics.plaintext_connections(&self.name);
+        }
+        listening
+    }
 }
 
 impl Status {
@@ -182,17 +230,19 @@ impl Status {
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
             listeners: listeners(admin),
+            load: LoadStatus::of(&admin.load),
         }
     }
 }
 
 /// The listeners, with the endpoints that calls go to from there.
 fn listeners(admin: &Admin) -> Vec<Listening> {
-    let mut listeners = admin.listeners.clone();
-    for listening in &mut listeners {
+    let listeners = admin.listeners.iter().map(|one| {
+        let mut listening = one.counted(&admin.metrics);
         listening.endpoints = admin.upstreams.status(&listening.name);
-    }
-    listeners
+        listening
+    });
+    listeners.collect()
 }
 
 impl IdentityStatus {

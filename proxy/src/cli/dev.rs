@@ -112,6 +112,8 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,
+        probes: None,
+        max_memory: config::MaxMemory::Auto,
     })
     .map_err(|error| start_failed(&error))?;
     let child = upstream
@@ -174,6 +176,7 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
         mode: InboundMode::Enforce,
         show_reason: true,
         tls: TlsConfig::default(),
+        trust_domains: None,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::config::{self, Config, DecisionSink, LogFormat};
 use crate::identity::{self, OpenIdentity};
 use crate::policies::PolicyFiles;
 use crate::record::Output;
+use crate::warnings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,10 +61,11 @@ pub(super) fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(config: Config) -> ExitCode {
-    let identity = match OpenIdentity::open(config.identity, SystemTime::now()) {
+    let identity = match OpenIdentity::open(config.identity.clone(), SystemTime::now()) {
         Ok(identity) => identity,
         Err(error) => return report::mistake(&error),
     };
+    warn(&config, &identity.reader());
     let output = match output(&config.log.decisions, config.log.format) {
         Ok(output) => output,
         Err(error) => return report::mistake(&error),
@@ -83,6 +85,8 @@ async fn serve(config: Config) -> ExitCode {
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
+        probes: config.probes,
+        max_memory: config.runtime.max_memory,
     });
     let sidecar = match started {
         Ok(sidecar) => sidecar,
@@ -100,6 +104,18 @@ async fn serve(config: Config) -> ExitCode {
     status
 }
 
+/// Tells what the configuration allows and its owner had better know.
+fn warn(config: &Config, identity: &IdentityReader) {
+    let current = identity.current();
+    let missing = current.map(|current| warnings::without_bundle(config, current.bundles()));
+    for warning in warnings::warnings(config)
+        .iter()
+        .chain(missing.iter().flatten())
+    {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// The addresses that callers and probes reach, port 0 resolved.
 struct Addresses {
     inbound: String,
@@ -110,6 +126,9 @@ struct Addresses {
 fn addresses(sidecar: &Sidecar) -> Addresses {
     for (name, address) in sidecar.inbound().iter().chain(sidecar.outbound()) {
         tracing::info!(listener = &**name, %address, "listening");
+    }
+    if let Some(address) = sidecar.probes() {
+        tracing::info!(listener = "probes", %address, "listening");
     }
     let joined = |listeners: &[(Arc<str>, SocketAddr)]| {
         let addresses = listeners.iter().map(|(_, address)| address.to_string());

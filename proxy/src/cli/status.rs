@@ -11,7 +11,8 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
+    BundleStatus, IdentityStatus, ListenerLoad, Listening, LoadStatus, PolicyStatus, Source,
+    Status, SvidStatus,
 };
 use crate::config;
 use crate::forward::EndpointStatus;
@@ -97,7 +98,36 @@ fn render(status: &Status) -> String {
     for listening in &status.listeners {
         listener(&mut text, listening);
     }
+    load(&mut text, &status.load);
     text
+}
+
+fn load(text: &mut String, load: &LoadStatus) {
+    text.push_str("\nload\n");
+    let mib = |bytes: u64| bytes >> 20;
+    let limit = load
+        .max_memory_bytes
+        .map(|limit| format!(" of {} MiB", mib(limit)))
+        .unwrap_or_default();
+    let short = if load.memory_short { ", SHORT" } else { "" };
+    let memory = format!("{} MiB{limit}{short}", mib(load.resident_bytes));
+    field(text, "memory", &memory);
+    for listener in &load.listeners {
+        let ListenerLoad { name, .. } = listener;
+        let over = if listener.overloaded {
+            ", OVERLOADED"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "  {name}  {} of {} connections, {} of {} calls in flight{over}",
+            listener.connections,
+            listener.max_connections,
+            listener.requests,
+            listener.max_requests
+        );
+    }
 }
 
 fn identity(text: &mut String, identity: &IdentityStatus) {
@@ -188,6 +218,15 @@ fn listener(text: &mut String, listening: &Listening) {
     }
     if listening.require_post_quantum {
         notes.push_str(", post-quantum only");
+    }
+    if listening.protocol != "http" {
+        let _ = write!(notes, ", {}", listening.protocol);
+    }
+    if let Some(count) = listening.plaintext_connections {
+        let _ = write!(notes, ", PERMISSIVE: {count} connections without TLS");
+    }
+    if let Some(domains) = &listening.trust_domains {
+        let _ = write!(notes, ", only {}", domains.join(", "));
     }
     let _ = writeln!(
         text,

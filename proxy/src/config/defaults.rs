@@ -53,11 +53,24 @@ pub(super) const MIN_RETRIES_PER_SECOND: u32 = 10;
 
 pub(super) const MAX_CONNECTIONS: usize = 10_000;
 pub(super) const MAX_HEADER_BYTES: usize = 32 << 10;
-pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_STREAMS: u32 = 128;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) const TRUST_GRACE: Duration = Duration::from_secs(5);
+pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const CONNECTION_GRACE: Duration = Duration::from_secs(30);
+pub(super) const MAX_HANDSHAKES: usize = 256;
+pub(super) const MAX_REQUESTS: usize = 10_000;
+
+/// What one principal may hold where the file says nothing: half, so that it is never all.
+pub(super) fn share_of_one_peer(all: usize) -> usize {
+    all.div_ceil(2)
+}
 
 impl Default for LimitsConfig {
     fn default() -> Self {
@@ -69,6 +82,16 @@ impl Default for LimitsConfig {
             max_concurrent_streams: MAX_STREAMS,
             idle_timeout: IDLE_TIMEOUT,
             trust_grace: TRUST_GRACE,
+            tcp_idle_timeout: TCP_IDLE_TIMEOUT,
+            detect_timeout: DETECT_TIMEOUT,
+            body_timeout: BODY_TIMEOUT,
+            request_timeout: None,
+            connection_age: None,
+            connection_grace: CONNECTION_GRACE,
+            max_handshakes: MAX_HANDSHAKES,
+            max_requests: MAX_REQUESTS,
+            max_requests_per_peer: share_of_one_peer(MAX_REQUESTS),
+            max_connections_per_peer: share_of_one_peer(MAX_CONNECTIONS),
         }
     }
 }

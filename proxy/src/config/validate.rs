@@ -14,14 +14,17 @@ use tracing::Level;
 use super::defaults as default;
 use super::problem::{Problems, Wrong, quoted};
 use super::raw::{RawAdmin, RawConfig, RawLog, RawPolicies, RawRuntime, Section};
-use super::tree::{Node, Tree};
+use super::tree::{Node, Tree, Value};
 use super::{
-    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, PoliciesConfig, RuntimeConfig, scalar,
+    AdminConfig, Config, DecisionSink, LogConfig, LogFormat, MaxMemory, PoliciesConfig,
+    RuntimeConfig, scalar,
 };
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+
+const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -51,6 +54,7 @@ impl Validator<'_> {
         let log = self.log(raw.log.as_ref().map(content));
         let runtime = self.runtime(raw.runtime.as_ref().map(content));
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
+        let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {
@@ -62,6 +66,7 @@ impl Validator<'_> {
             log: log?,
             runtime: runtime?,
             drain_timeout: drain_timeout?,
+            probes: probes?,
         })
     }
 
@@ -122,7 +127,18 @@ impl Validator<'_> {
             let workers = usize::try_from(workers).unwrap_or(1);
             Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
         });
-        Some(RuntimeConfig { workers: workers? })
+        let max_memory = raw.and_then(|raw| raw.max_memory);
+        let max_memory = self.optional(max_memory, MaxMemory::Auto, |node| match &node.value {
+            Value::Text(text) if text == "auto" => Ok(MaxMemory::Auto),
+            _ if scalar::is_off(node) => Ok(MaxMemory::Off),
+            _ => scalar::size(node, &MEMORY)
+                .map(MaxMemory::Bytes)
+                .map_err(|wrong| wrong.or("`auto` or `off`")),
+        });
+        Some(RuntimeConfig {
+            workers: workers?,
+            max_memory: max_memory?,
+        })
     }
 }
 

@@ -1,34 +1,90 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod detect;
+mod ended;
+mod frames;
 pub(crate) mod http;
+mod metered;
+mod patience;
+mod roster;
+mod stalled;
 pub(crate) mod tcp;
 mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use ::http::header::EXPECT;
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use wayleave_certs::Alpn;
 
+use crate::admission::Excess;
 use crate::caller::Caller;
-use crate::config::UpstreamProtocol;
+use crate::config::{ListenerProtocol, UpstreamProtocol};
 use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
-use crate::forward::{self, ResponseBody, Tenure, headers};
+use crate::forward::{self, ResponseBody, Tenure, Times, headers};
 use crate::gate::Gate;
 use crate::protocol::{Call, Shape};
-use crate::record::{Entry, Origin};
+use crate::record::{Calls, Entry, Origin};
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::trust::Trust;
+use detect::Speaks;
+
+pub(crate) use patience::interval as sweep_interval;
+use patience::{Patience, Sight};
+pub(crate) use roster::Roster;
 
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
+
+/// Serves a connection in the protocol of its listener: that which was `agreed` on, or that which
+/// its first bytes tell. `host` is whom the caller asked for, as far as it said.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    protocol: ListenerProtocol,
+    agreed: Option<Alpn>,
+    host: &str,
+    connection: Arc<Connection>,
+) {
+    let limits = &connection.gate.limits;
+    let speaks = match (protocol, agreed) {
+        (ListenerProtocol::Tcp, _) => Speaks::Other,
+        (ListenerProtocol::Http | ListenerProtocol::Auto, Some(version)) => Speaks::Http(version),
+        (listener, None) => {
+            let detection = async {
+                match listener {
+                    ListenerProtocol::Auto => {
+                        detect::protocol(&mut stream, limits.detect_timeout).await
+                    }
+                    _ => detect::http_version(&mut stream, limits.header_timeout)
+                        .await
+                        .map_or(Speaks::Nothing, Speaks::Http),
+                }
+            };
+            tokio::select! {
+                speaks = detection => speaks,
+                // Nothing was asked yet, so nothing is lost.
+                () = connection.drain.begun() => return,
+            }
+        }
+    };
+    match speaks {
+        Speaks::Http(version) => http::serve(stream, version, connection).await,
+        Speaks::Other => tcp::serve(stream, connection, host).await,
+        // A client of HTTP that asks for nothing is no call.
+        Speaks::Nothing if protocol == ListenerProtocol::Http => {}
+        Speaks::Nothing => tcp::undetected(stream, &connection, host),
+    }
+}
 
 /// What all calls of one connection share.
 pub(crate) struct Connection {
@@ -38,6 +94,7 @@ pub(crate) struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    patience: Mutex<Patience>,
     drain: Drain,
 }
 
@@ -54,15 +111,17 @@ impl Connection {
             listener: Arc::clone(&gate.name),
             service: gate.routes.only().map(|route| Arc::clone(&route.service)),
             direction: gate.enforcer.direction,
+            calls: Arc::new(Calls::at(gate.admission.place(&caller))),
             caller,
             source,
-            calls: Arc::default(),
         };
+        let patience = Patience::new(&gate.limits, Instant::now());
         Self {
             gate,
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            patience: Mutex::new(patience),
             drain,
         }
     }
@@ -76,6 +135,11 @@ impl Connection {
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
+        if let Some(excess) = self.origin.calls.excess() {
+            let denial = excess_denial(entry, excess, &head);
+            let left = unread::when_dropped(version, &body);
+            return Ok(denial.into_response(shape, left).map(ResponseBody::own));
+        }
         let expects = head.headers.contains_key(EXPECT);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
@@ -88,9 +152,9 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let policies = &self.gate.enforcer.policies;
-        let answer =
-            forward::forward(lease, request, &route.pool, policies, || self.tenure()).await;
+        let (times, policies) = (self.times(shape), &self.gate.enforcer.policies);
+        let tenure = || self.tenure();
+        let answer = forward::forward(lease, request, &route.pool, policies, times, tenure).await;
         Ok(
             answer
                 .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
@@ -107,8 +171,7 @@ impl Connection {
         let call = match Call::read(shape, head) {
             Ok(call) => call,
             Err(why) => {
-                let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
-                entry.refused(why.reason_code(), None, Some(target));
+                entry.refused(why.reason_code(), None, Some(target(head)));
                 return Err(Denial::ambiguous(entry, why));
             }
         };
@@ -130,6 +193,18 @@ impl Connection {
         Ok((lease, route))
     }
 
+    /// How long a call that begins now may take. A gRPC stream may be silent for as long as both
+    /// sides like; its deadline is its client's.
+    fn times(&self, shape: Shape) -> Times {
+        let limits = &self.gate.limits;
+        let body = (shape != Shape::Grpc).then_some(limits.body_timeout);
+        let whole = limits.request_timeout;
+        Times {
+            body,
+            whole: whole.map(|whole| (tokio::time::Instant::now() + whole, whole)),
+        }
+    }
+
     /// Ends when the caller would no longer be let in.
     fn trust(&self) -> Trust {
         Trust::new(self.gate.identity.clone(), self.origin.caller.clone())
@@ -143,9 +218,54 @@ impl Connection {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.origin.calls.none_open()
+    /// Whether its peer has as many connections as one peer may; tells of it.
+    fn is_unwelcome(&self) -> bool {
+        let unwelcome = self.origin.calls.is_unwelcome();
+        if unwelcome {
+            let (source, peer) = (self.origin.source, self.origin.caller.name());
+            self.gate.metrics.connection_cut("peer_limit");
+            tracing::warn!(%source, peer, reason_code = "peer_limit", "connection refused");
+        }
+        unwelcome
     }
+
+    /// Looks for what the connection is out of time for, and tells whoever serves it.
+    fn look(&self, now: Instant) {
+        let flow = self.origin.calls.flow();
+        let sight = Sight {
+            served: self.served.load(Ordering::Relaxed),
+            busy: !self.origin.calls.none_open(),
+            movement: flow.movement(),
+        };
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(overdue) = patience.look(sight, &self.gate.limits, now) {
+            flow.tell(overdue);
+        }
+    }
+
+    /// Leaves a record of what never became a call.
+    fn record_refusal(&self, reason_code: &'static str, status: Option<StatusCode>) {
+        let mut entry = self.gate.recorder.open(&self.origin);
+        entry.refused(reason_code, None, None);
+        if let Some(status) = status {
+            entry.answered(status);
+        }
+        entry.completed();
+    }
+}
+
+/// SECURITY: before anything is read or asked that costs more than the refusal.
+fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
+    entry.refused(excess.reason_code(), None, Some(target(head)));
+    match excess {
+        Excess::Overloaded => Denial::overloaded(entry),
+        Excess::PeerLimit => Denial::peer_limit(entry),
+    }
+}
+
+/// What was asked for, as far as a record of a refusal keeps it.
+fn target(head: &Parts) -> String {
+    head.uri.to_string().chars().take(TARGET_KEPT).collect()
 }
 
 /// A WebSocket handshake is carried to an upstream that can answer it.

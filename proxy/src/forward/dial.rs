@@ -58,7 +58,8 @@ async fn secure(tls: &MutualTls, host: &str, socket: TcpStream) -> Result<Dialed
     let (stream, peer) = tls.client.connect(name, socket).await.map_err(refused)?;
     Ok(Dialed {
         stream: stream.into(),
-        alpn: Some(peer.tls().alpn),
+        // A server without ALPN speaks what was there before it.
+        alpn: Some(peer.tls().alpn.unwrap_or(Alpn::Http1)),
         vouched: Some(Box::new(Vouched::new(
             tls.identity.clone(),
             own.svid().clone(),

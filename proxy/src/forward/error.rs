@@ -34,6 +34,15 @@ pub(super) enum ForwardError {
     NoStreams,
     #[error("no response head within {0:?}")]
     ResponseTimeout(Duration),
+    #[error("no more of the request's body within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the call was not over within {whole:?}")]
+    RequestTimeout {
+        /// How long a call may take.
+        whole: Duration,
+        /// Whether its body was still to come.
+        by_caller: bool,
+    },
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
     #[error("the upstream switched protocols without being asked to")]
@@ -43,6 +52,15 @@ pub(super) enum ForwardError {
 }
 
 impl ForwardError {
+    /// Whether it was for the caller to do the next thing.
+    pub(super) fn is_the_callers(&self) -> bool {
+        match self {
+            Self::BodyTimeout(_) => true,
+            Self::RequestTimeout { by_caller, .. } => *by_caller,
+            _ => false,
+        }
+    }
+
     /// What records and the caller are told.
     pub(super) fn failure(&self) -> Failure {
         match self {
@@ -50,6 +68,8 @@ impl ForwardError {
                 Failure::UpstreamUnreachable
             }
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
+            Self::BodyTimeout(_) => Failure::BodyTimeout,
+            Self::RequestTimeout { .. } => Failure::RequestTimeout,
             Self::Protocol { .. } | Self::NoCommonProtocol => Failure::UpstreamProtocol,
             Self::Handshake(_)
             | Self::NoPreface
@@ -74,6 +94,8 @@ impl ForwardError {
             | Self::NoPreface
             | Self::NoStreams => true,
             Self::ResponseTimeout(_)
+            | Self::BodyTimeout(_)
+            | Self::RequestTimeout { .. }
             | Self::Broke(_)
             | Self::UnexpectedUpgrade
             | Self::Overloaded(_) => false,

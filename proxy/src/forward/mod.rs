@@ -3,6 +3,7 @@
 
 mod balance;
 mod budget;
+mod carry;
 mod circuit;
 mod dial;
 mod endpoint;
@@ -15,12 +16,12 @@ mod request_body;
 mod resolve;
 mod response_body;
 mod retry;
+mod times;
 pub(crate) mod tunnel;
 mod upstream;
 mod vouch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -36,6 +37,7 @@ use pool::{Answer, Held, Tried};
 use request_body::{Progress, RequestBody};
 pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
+pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
 
@@ -50,6 +52,7 @@ pub(crate) async fn forward(
     request: Request<Incoming>,
     pool: &Arc<Pool>,
     policies: &PolicyStore,
+    times: Times,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
@@ -62,10 +65,17 @@ pub(crate) async fn forward(
     headers::address(&mut request, pool.config());
     let answer = match &pool.config().retries {
         Some(retries) if downstream.is_none() => {
-            let sent = retry::send(pool, retries, request, &progress, &mut lease, policies);
-            Box::pin(sent).await
+            let call = retry::Call {
+                pool,
+                config: retries,
+                times,
+                progress: &progress,
+                lease: &mut lease,
+                policies,
+            };
+            Box::pin(call.send(request)).await
         }
-        _ => send(pool, request, &progress).await,
+        _ => send(pool, request, &progress, times).await,
     };
     let Answer { response, mut held } = match answer {
         Ok(answer) => answer,
@@ -79,13 +89,19 @@ pub(crate) async fn forward(
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
             Err(failed(lease, &ForwardError::UnexpectedUpgrade))
         }
-        _ => Ok(relay(lease, response, held)),
+        _ => Ok(relay(lease, response, held, times)),
     }
 }
 
+/// What the caller is told in the answer's place: who does not send its request in time is told
+/// that, and not that the upstream was slow.
 fn failed(lease: Lease, error: &ForwardError) -> Denial {
     tracing::debug!(error = error as &dyn std::error::Error, "upstream failed");
-    Denial::upstream_failed(lease.end(), error.failure())
+    let (entry, failure) = (lease.end(), error.failure());
+    match error.is_the_callers() {
+        true => Denial::request_too_slow(entry, failure),
+        false => Denial::upstream_failed(entry, failure),
+    }
 }
 
 /// Sends a request once.
@@ -93,40 +109,32 @@ async fn send(
     pool: &Pool,
     request: Request<RequestBody>,
     progress: &Progress,
+    times: Times,
 ) -> Result<Answer, ForwardError> {
     let mut tried = Tried::default();
     let sent = pool.send(request, &mut tried);
-    match within(pool.config().response_timeout, progress, sent).await {
+    let limit = pool.config().response_timeout;
+    match times.within(limit, progress, sent).await {
         Ok(sent) => sent.map_err(|unanswered| unanswered.error),
         Err(error) => {
-            pool.timed_out(&tried);
+            pool.given_up(&tried, &error);
             Err(error)
         }
     }
 }
 
-fn relay(mut lease: Lease, response: Response<Incoming>, held: Held) -> Response<ResponseBody> {
+fn relay(
+    mut lease: Lease,
+    response: Response<Incoming>,
+    held: Held,
+    times: Times,
+) -> Response<ResponseBody> {
     lease.answered(response.status());
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held))
-}
-
-/// Waits for the response head. The limit runs while nothing moves: an upload that goes on
-/// keeps it from expiring.
-async fn within<T>(
-    limit: Duration,
-    progress: &Progress,
-    answer: impl Future<Output = T>,
-) -> Result<T, ForwardError> {
-    tokio::pin!(answer);
-    let mut seen = progress.bytes();
-    loop {
-        match tokio::time::timeout(limit, &mut answer).await {
-            Ok(answer) => return Ok(answer),
-            Err(_) if progress.bytes() != seen => seen = progress.bytes(),
-            Err(_) => return Err(ForwardError::ResponseTimeout(limit)),
-        }
-    }
+    Response::from_parts(
+        head,
+        ResponseBody::relay(body, lease, held, times.deadline()),
+    )
 }

@@ -2,7 +2,7 @@
 //! retries ask for that and it is small.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -10,16 +10,50 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// How many bytes of a request's body went upstream so far.
+/// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Option<Arc<AtomicU64>>);
+pub(super) struct Progress(Option<Arc<Upload>>);
+
+#[derive(Debug, Default)]
+struct Upload {
+    bytes: AtomicU64,
+    /// The upstream would take more, and the caller has not sent it.
+    awaited: AtomicBool,
+}
 
 impl Progress {
+    /// Of a body whose first byte is yet to come.
+    pub(super) fn of_upload() -> Self {
+        Self(Some(Arc::default()))
+    }
+
     /// Bytes so far; 0 for a request without a body.
     pub(super) fn bytes(&self) -> u64 {
-        self.0
-            .as_ref()
-            .map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+        let upload = self.0.as_ref();
+        upload.map_or(0, |upload| upload.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is a body.
+    pub(super) fn is_watched(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether it is for the caller to send more.
+    pub(super) fn awaits_caller(&self) -> bool {
+        let upload = self.0.as_ref();
+        upload.is_some_and(|upload| upload.awaited.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn awaited(&self, awaited: bool) {
+        if let Some(upload) = &self.0 {
+            upload.awaited.store(awaited, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn moved(&self, bytes: usize) {
+        if let Some(upload) = &self.0 {
+            upload.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -208,7 +242,7 @@ impl Kept {
 pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Progress) {
     let progress = match request.body().is_end_stream() {
         true => Progress::default(),
-        false => Progress(Some(Arc::default())),
+        false => Progress::of_upload(),
     };
     let watch = progress.clone();
     let request = request.map(|inner| RequestBody {
@@ -231,9 +265,9 @@ impl Body for RequestBody {
             Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
             Source::Kept(reader) => reader.poll(cx),
         };
-        if let (Poll::Ready(Some(Ok(frame))), Some(bytes)) = (&frame, &self.progress.0) {
-            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-            bytes.fetch_add(count, Ordering::Relaxed);
+        self.progress.awaited(frame.is_pending());
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
     }

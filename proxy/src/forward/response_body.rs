@@ -5,10 +5,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pool::Held;
 use crate::enforce::Lease;
 use crate::record::Failure;
+use crate::waiting::Waiting;
 
 /// What a caller gets: the upstream's body as it streams, or an answer of our own.
 #[derive(Debug)]
@@ -20,7 +22,20 @@ enum Inner {
     Relay {
         body: Incoming,
         call: Option<(Lease, Held)>,
+        /// When the call is to be over, where that is limited.
+        deadline: Option<Pin<Box<Sleep>>>,
     },
+}
+
+/// Why an answer is cut before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cut {
+    /// The upstream broke off.
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    /// The call took longer than a call may.
+    #[error("the call took longer than a call may")]
+    OutOfTime,
 }
 
 impl ResponseBody {
@@ -30,10 +45,16 @@ impl ResponseBody {
     }
 
     /// The upstream's body. The lease ends, and the connection is free, after its last byte.
-    pub(super) fn relay(body: Incoming, lease: Lease, held: Held) -> Self {
+    pub(super) fn relay(
+        body: Incoming,
+        lease: Lease,
+        held: Held,
+        deadline: Option<Instant>,
+    ) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
             call: Some((lease, held)),
+            deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         });
         relay.settle();
         relay
@@ -41,7 +62,7 @@ impl ResponseBody {
 
     /// Completes the call once the body has ended.
     fn settle(&mut self) {
-        if let Inner::Relay { body, call } = &mut self.0
+        if let Inner::Relay { body, call, .. } = &mut self.0
             && body.is_end_stream()
         {
             complete(call);
@@ -56,29 +77,49 @@ fn complete(call: &mut Option<(Lease, Held)>) {
     }
 }
 
+/// The connection to the upstream is closed with it.
+fn fail(call: &mut Option<(Lease, Held)>, failure: Failure) {
+    if let Some((mut lease, _broken)) = call.take() {
+        lease.failed(failure);
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (body, call) = match &mut self.0 {
-            Inner::Own(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Inner::Relay { body, call } => (body, call),
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let (body, call, deadline) = match &mut self.0 {
+            Inner::Own(bytes) => {
+                Waiting::Caller.say();
+                return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b))));
+            }
+            Inner::Relay {
+                body,
+                call,
+                deadline,
+            } => (body, call, deadline),
         };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        if let Some(deadline) = deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            fail(call, Failure::RequestTimeout);
+            return Poll::Ready(Some(Err(Cut::OutOfTime)));
+        }
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            Waiting::Upstream.say();
+            return Poll::Pending;
+        };
+        Waiting::Caller.say();
         match &frame {
             Some(Ok(_)) => self.settle(),
             None => complete(call),
-            Some(Err(_)) => {
-                if let Some((mut lease, _broken)) = call.take() {
-                    lease.failed(Failure::UpstreamBroke);
-                }
-            }
+            Some(Err(_)) => fail(call, Failure::UpstreamBroke),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Cut::Upstream)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -10,7 +10,7 @@ use wayleave_authz::PolicyStore;
 use super::error::ForwardError;
 use super::pool::{Answer, Pool, Tried, Unanswered};
 use super::request_body::{Progress, Replay, RequestBody};
-use super::within;
+use super::times::Times;
 use crate::config::{RetryConfig, RetryOn};
 use crate::enforce::Lease;
 use crate::protocol::Shape;
@@ -39,63 +39,81 @@ enum Repeatable {
     Gone,
 }
 
-/// Sends a request as often as the settings say, until there is an answer worth relaying.
-pub(super) async fn send(
-    pool: &Pool,
-    config: &RetryConfig,
-    mut request: Request<RequestBody>,
-    progress: &Progress,
-    lease: &mut Lease,
-    policies: &PolicyStore,
-) -> Result<Answer, ForwardError> {
-    let shape = lease.call().map_or(Shape::Http, |call| call.shape());
-    let original = Original::of(&mut request, config, progress, shape);
-    let began = Instant::now();
-    let all = pool.config().response_timeout;
-    if let Some(budget) = &pool.upstream().budget {
-        budget.request(began);
-    }
-    let mut tried = Tried::default();
-    let mut attempt = 1;
-    loop {
-        let limit = config.per_try_timeout.unwrap_or(all).min(all);
-        let sent = within(limit, progress, pool.send(request, &mut tried)).await;
-        let mut sent = sent.unwrap_or_else(|error| {
-            pool.timed_out(&tried);
-            Err(Unanswered::given_up(error))
-        });
-        let last = attempt >= config.attempts || began.elapsed() >= all;
-        let again = !last && original.is_worth(config, &sent) && may_retry(pool, lease, policies);
-        let next = again.then(|| original.next(&mut sent)).flatten();
-        let Some(next) = next else {
-            return sent.map_err(|unanswered| unanswered.error);
-        };
-        tried.fail();
-        // The answer is not wanted: dropping it frees or closes its connection.
-        drop(sent);
-        request = next;
-        attempt += 1;
-        lease.attempted(attempt);
-        if !pool.has_untried(&tried) {
-            tokio::time::sleep(wait(pool, attempt)).await;
-        }
-    }
+/// A call that may be sent more than once.
+pub(super) struct Call<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) config: &'a RetryConfig,
+    pub(super) times: Times,
+    pub(super) progress: &'a Progress,
+    pub(super) lease: &'a mut Lease,
+    /// Those in force, which need not be those that gave the lease.
+    pub(super) policies: &'a PolicyStore,
 }
 
-/// SECURITY: the lease was given by policies that may have been replaced since; what they would
-/// say now is not asked here, so nothing more is sent.
-fn may_retry(pool: &Pool, lease: &Lease, policies: &PolicyStore) -> bool {
-    let upstream = pool.upstream();
-    if !lease.is_current(policies) {
-        return false;
+impl Call<'_> {
+    /// Sends the request as often as the settings say, until there is an answer worth relaying.
+    pub(super) async fn send(
+        mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer, ForwardError> {
+        let shape = self.lease.call().map_or(Shape::Http, |call| call.shape());
+        let original = Original::of(&mut request, self.config, self.progress, shape);
+        let (began, all) = (Instant::now(), self.pool.config().response_timeout);
+        if let Some(budget) = &self.pool.upstream().budget {
+            budget.request(began);
+        }
+        let mut tried = Tried::default();
+        let mut attempt = 1;
+        loop {
+            let mut sent = self.attempt(request, &mut tried).await;
+            let last = attempt >= self.config.attempts || began.elapsed() >= all;
+            let again = !last && original.is_worth(self.config, &sent) && self.may_retry();
+            let next = again.then(|| original.next(&mut sent)).flatten();
+            let Some(next) = next else {
+                return sent.map_err(|unanswered| unanswered.error);
+            };
+            tried.fail();
+            // The answer is not wanted: dropping it frees or closes its connection.
+            drop(sent);
+            request = next;
+            attempt += 1;
+            self.lease.attempted(attempt);
+            if !self.pool.has_untried(&tried) {
+                tokio::time::sleep(wait(self.pool, attempt)).await;
+            }
+        }
     }
-    let mut budget = upstream.budget.iter();
-    if !budget.all(|budget| budget.retry(Instant::now())) {
-        upstream.metrics.budget_exhausted.inc();
-        return false;
+
+    async fn attempt(
+        &self,
+        request: Request<RequestBody>,
+        tried: &mut Tried,
+    ) -> Result<Answer, Unanswered> {
+        let all = self.pool.config().response_timeout;
+        let limit = self.config.per_try_timeout.unwrap_or(all).min(all);
+        let sent = self.pool.send(request, tried);
+        let sent = self.times.within(limit, self.progress, sent).await;
+        sent.unwrap_or_else(|error| {
+            self.pool.given_up(tried, &error);
+            Err(Unanswered::given_up(error))
+        })
     }
-    upstream.metrics.retries.inc();
-    true
+
+    /// SECURITY: the lease was given by policies that may have been replaced since; what they
+    /// would say now is not asked here, so nothing more is sent.
+    fn may_retry(&mut self) -> bool {
+        let upstream = self.pool.upstream();
+        if !self.lease.is_current(self.policies) {
+            return false;
+        }
+        let mut budget = upstream.budget.iter();
+        if !budget.all(|budget| budget.retry(Instant::now())) {
+            upstream.metrics.budget_exhausted.inc();
+            return false;
+        }
+        upstream.metrics.retries.inc();
+        true
+    }
 }
 
 /// Between half of the time for this attempt and all of it, so that callers do not come back
@@ -175,7 +193,10 @@ fn cause(sent: &Result<Answer, Unanswered>, grpc: bool) -> Option<RetryOn> {
         },
         Err(unanswered) if unanswered.error.is_connect() => Some(RetryOn::Connect),
         Err(unanswered) => match unanswered.error {
-            ForwardError::Overloaded(_) => None,
+            // Our limits, and the caller's own time, do not get better by asking again.
+            ForwardError::Overloaded(_)
+            | ForwardError::BodyTimeout(_)
+            | ForwardError::RequestTimeout { .. } => None,
             _ => Some(RetryOn::Reset),
         },
     }

@@ -26,7 +26,7 @@ pub(crate) fn status_code(status: http::StatusCode) -> u8 {
         403 => 7,
         421 => 9,
         429 | 431 => 8,
-        504 => 4,
+        408 | 504 => 4,
         502 | 503 => 14,
         _ => 2,
     }

@@ -5,11 +5,14 @@
 //! serialises, counts and writes, so that no decision waits for a disk.
 
 mod calls;
+mod decision_id;
 mod decision_record;
+mod json;
 pub(crate) mod metrics;
 mod queue;
 mod recent;
 pub(crate) mod replay;
+mod tally;
 mod text;
 mod writer;
 
@@ -22,8 +25,9 @@ use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders, 
 
 use crate::caller::Caller;
 use crate::protocol::Call;
+use crate::waiting::Waiting;
 pub(crate) use calls::Calls;
-pub(crate) use decision_record::{DecisionRecord, Failure};
+pub(crate) use decision_record::{Carried, DecisionRecord, Failure};
 pub(crate) use queue::Queue;
 pub(crate) use recent::Recent;
 pub(crate) use writer::{Output, Writer};
@@ -42,10 +46,11 @@ impl Recorder {
 
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
-        let record = DecisionRecord::new(Uuid::now_v7(), SystemTime::now(), origin);
+        let time = SystemTime::now();
+        let record = DecisionRecord::new(decision_id::next(time), time, origin);
         origin.calls.begin();
         Entry {
-            record: Some(Box::new(record)),
+            record: Some(self.queue.boxed(record)),
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),
@@ -184,6 +189,11 @@ impl Entry {
         decision.map(Decision::revision)
     }
 
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.edit(|record| record.carried = Some(carried));
+    }
+
     /// Notes that the answer was delivered whole: no failure by a later drop.
     pub(crate) fn completed(&mut self) {
         self.edit(|record| record.complete = true);
@@ -202,7 +212,10 @@ impl Drop for Entry {
         if let Some(mut record) = self.record.take() {
             record.call_time = self.opened.elapsed();
             if !record.complete && record.failure.is_none() {
-                record.failure = Some(self.calls.why_cut());
+                record.failure = Some(match Waiting::said() {
+                    Waiting::GivenUp => Failure::BodyTimeout,
+                    _ => self.calls.why_cut(),
+                });
             }
             self.queue.push(record);
         }

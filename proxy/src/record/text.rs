@@ -81,5 +81,10 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamOverloaded => "upstream overloaded",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::Drained => "cut by the end of draining",
+        Failure::IdleTimeout => "idle for too long",
+        Failure::BodyTimeout => "caller stopped sending or reading",
+        Failure::RequestTimeout => "took longer than a call may",
+        Failure::ConnectionAge => "connection too old",
+        Failure::Flooded => "caller flooded the connection",
     }
 }

@@ -198,9 +198,11 @@ impl Pool {
         }
     }
 
-    /// Notes that the answer to a call did not come in time.
-    pub(super) fn timed_out(&self, tried: &Tried) {
-        if let Some(endpoint) = &tried.current {
+    /// Notes that a call was given up: silence is the endpoint's failure, a caller's is not.
+    pub(super) fn given_up(&self, tried: &Tried, why: &ForwardError) {
+        if let ForwardError::ResponseTimeout(_) = why
+            && let Some(endpoint) = &tried.current
+        {
             self.upstream.failed_at(endpoint);
         }
     }
