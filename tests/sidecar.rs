@@ -17,6 +17,7 @@ mod sidecar {
     mod admin;
     mod applications;
     mod ca;
+    mod circuits;
     mod clients;
     mod commands;
     mod desync;
@@ -45,6 +46,7 @@ mod sidecar {
     mod record;
     mod refused;
     mod reload;
+    mod retries;
     mod revocation;
     mod small_frames;
     mod status;
@@ -52,6 +54,10 @@ mod sidecar {
     mod tcp;
     mod tcp_clients;
     mod trust_domains;
+    mod upstream_answers;
     mod upstream_failures;
+    mod upstream_http2;
+    mod upstream_tls;
+    mod upstreams;
     mod workload_api;
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use wayleave_authz::{Direction, LoadErrors};
 use wayleave_certs::IdentityReader;
@@ -141,9 +142,12 @@ impl Sidecar {
             memory: Arc::new(Memory::with_limit(max_memory)),
             shutdown: Shutdown::default(),
             workers: Workers::start(workers)?,
+            control: Handle::current(),
+            upstreams: Arc::default(),
         };
         let shutdown = fleet.shutdown.clone();
         let memory = Arc::clone(&fleet.memory);
+        let upstreams = Arc::clone(&fleet.upstreams);
         tokio::spawn(Arc::clone(&memory).watch());
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
@@ -167,6 +171,7 @@ impl Sidecar {
             metrics: Arc::clone(&metrics),
             recent,
             shutdown: shutdown.clone(),
+            upstreams,
         };
         admin.open(service)?;
         let mut probing = None;

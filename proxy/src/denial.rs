@@ -129,6 +129,14 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
+            Failure::UpstreamOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many calls to the service are under way",
+            ),
+            Failure::UpstreamProtocol => (
+                StatusCode::BAD_GATEWAY,
+                "the service does not speak the protocol that is configured for it",
+            ),
             Failure::RequestTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "the call took longer than a call may",
@@ -145,7 +153,11 @@ impl Denial {
                 "the service broke off before it answered",
             ),
         };
-        Self::new(entry, status, failure.as_str(), detail)
+        let mut denial = Self::new(entry, status, failure.as_str(), detail);
+        if failure == Failure::UpstreamOverloaded {
+            denial.retry_after = Some(1);
+        }
+        denial
     }
 
     /// No answer at all, where the caller's protocol is not known: the call ends with it.

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use wayleave_authz::{Direction, PolicyStore};
 use wayleave_certs::Alpn;
 use wayleave_certs::IdentityReader;
@@ -18,7 +18,7 @@ use crate::config::{
 use crate::connection::{Roster, sweep_interval};
 use crate::drain::{Drain, Shutdown};
 use crate::enforce::Enforcer;
-use crate::forward::{Dialer, Pool};
+use crate::forward::{MutualTls, Pool, SystemResolver, Upstream, Upstreams};
 use crate::gate::Gate;
 use crate::inbound::Inbound;
 use crate::listener::{Doors, Entrance, Listener};
@@ -30,9 +30,6 @@ use crate::record::metrics::Metrics;
 use crate::route::{Route, Routes};
 use crate::worker::{Seat, Workers};
 
-/// How often idle upstream connections are looked through for old ones.
-const POOL_SWEEP: Duration = Duration::from_secs(10);
-
 /// What every listener serves with.
 pub(crate) struct Fleet {
     pub(crate) identity: IdentityReader,
@@ -41,6 +38,9 @@ pub(crate) struct Fleet {
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Workers,
     pub(crate) memory: Arc<Memory>,
+    /// Where work in the background is done.
+    pub(crate) control: Handle,
+    pub(crate) upstreams: Arc<Upstreams>,
 }
 
 /// What a gate is made from, whichever way calls go.
@@ -54,7 +54,7 @@ struct Plan<'a> {
     service: &'a Arc<str>,
     hosts: &'a [String],
     port: u16,
-    dialer: Arc<Dialer>,
+    upstream: Arc<Upstream>,
     admission: Arc<Admission>,
 }
 
@@ -124,7 +124,7 @@ impl Fleet {
             service: &config.service,
             hosts: &config.hosts,
             port,
-            dialer: self.dialer(&config.upstream),
+            upstream: self.upstream(&config.name, &config.service, &config.upstream),
             admission: Arc::clone(admission),
         };
         self.seats(|seat| {
@@ -155,7 +155,7 @@ impl Fleet {
             service: &destination.service,
             hosts: &destination.hosts,
             port: destination.upstream.port(),
-            dialer: self.dialer(&destination.upstream),
+            upstream: self.upstream(&config.name, &destination.service, &destination.upstream),
             admission: Arc::clone(admission),
         };
         self.seats(|seat| {
@@ -195,8 +195,8 @@ impl Fleet {
     }
 
     fn gate(&self, plan: &Plan<'_>, seat: &Seat) -> Arc<Gate> {
-        let pool = Pool::new(Arc::clone(&plan.dialer));
-        seat.runtime().spawn(sweep(Arc::downgrade(&pool)));
+        let pool = Pool::new(Arc::clone(&plan.upstream));
+        seat.runtime().spawn(Pool::tend(Arc::downgrade(&pool)));
         let roster = Roster::default();
         let interval = sweep_interval(plan.limits);
         seat.runtime().spawn(roster.sweep(interval));
@@ -223,29 +223,37 @@ impl Fleet {
         })
     }
 
-    fn dialer(&self, config: &UpstreamConfig) -> Arc<Dialer> {
-        let tls = match &config.tls {
-            UpstreamTls::Off => None,
-            UpstreamTls::Mutual(expected) => {
-                let alpn = match config.protocol {
-                    UpstreamProtocol::Http1 => Alpn::Http1,
-                    UpstreamProtocol::Http2 => Alpn::Http2,
-                };
-                let mut options = ClientTlsOptions::new(expected.clone());
-                options.alpn = vec![alpn];
-                Some(ClientTls::new(self.identity.clone(), options))
-            }
-        };
-        Arc::new(Dialer::new(config.clone(), tls))
+    /// The upstream behind a listener's service.
+    fn upstream(
+        &self,
+        listener: &Arc<str>,
+        service: &Arc<str>,
+        config: &UpstreamConfig,
+    ) -> Arc<Upstream> {
+        let upstream = Upstream::start(
+            config.clone(),
+            self.tls_towards(config),
+            self.metrics.upstreams().of(service),
+            Arc::new(SystemResolver),
+            &self.control,
+        );
+        self.upstreams.add(listener, &upstream);
+        upstream
     }
-}
 
-async fn sweep(pool: Weak<Pool>) {
-    loop {
-        tokio::time::sleep(POOL_SWEEP).await;
-        match pool.upgrade() {
-            Some(pool) => pool.expire(),
-            None => return,
-        }
+    fn tls_towards(&self, config: &UpstreamConfig) -> Option<MutualTls> {
+        let UpstreamTls::Mutual(expected) = &config.tls else {
+            return None;
+        };
+        let alpn = match config.protocol {
+            UpstreamProtocol::Http1 => Alpn::Http1,
+            UpstreamProtocol::Http2 => Alpn::Http2,
+        };
+        let mut options = ClientTlsOptions::new(expected.clone());
+        options.alpn = vec![alpn];
+        Some(MutualTls {
+            client: ClientTls::new(self.identity.clone(), options),
+            identity: self.identity.clone(),
+        })
     }
 }

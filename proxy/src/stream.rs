@@ -1,6 +1,7 @@
 //! A byte stream of any kind that the sidecar speaks on, as one type, so that what is built on
 //! top of it is compiled once.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,6 +18,8 @@ pub(crate) struct Stream {
     /// Read already, and to be read again.
     peeked: Bytes,
     kind: Kind,
+    /// Lives as long as the stream does.
+    companion: Option<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug)]
@@ -31,7 +34,14 @@ impl Stream {
         Self {
             peeked: Bytes::new(),
             kind,
+            companion: None,
         }
+    }
+
+    /// Has `companion` dropped with the stream, wherever that goes.
+    pub(crate) fn accompany(&mut self, companion: impl Any + Send + Sync) {
+        let others = self.companion.take();
+        self.companion = Some(Box::new((others, companion)));
     }
 
     /// Cuts the connection so that the other side cannot take what it got for the whole: a TCP

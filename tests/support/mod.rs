@@ -11,6 +11,7 @@ pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod raw_http2;
 pub(crate) mod script;
+pub(crate) mod service;
 pub(crate) mod setup;
 pub(crate) mod tcp;
 pub(crate) mod tool;

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     /// The keys of the `identity` section.
     pub(crate) identity: String,
     pub(crate) upstream: String,
+    /// Further addresses of the upstream.
+    pub(crate) more_upstreams: Vec<String>,
     /// More keys of the `upstream` section, one `key: value` each.
     pub(crate) upstream_keys: Vec<&'static str>,
     /// The keys of the `limits` section.
@@ -65,6 +67,7 @@ impl Setup {
             identity: "files: { svid: own/svid.pem, key: own/key.pem, bundle: own/bundle.pem }"
                 .to_owned(),
             upstream: upstream.to_string(),
+            more_upstreams: Vec::new(),
             upstream_keys: Vec::new(),
             limits: Vec::new(),
             inbound_keys: Vec::new(),
@@ -117,7 +120,15 @@ impl Setup {
             yaml += &format!("{key}\n");
         }
         yaml += &format!("inbound:\n  - name: app\n    listen: \"{listen}\"\n    service: app\n");
-        yaml += &format!("    upstream:\n      address: \"{}\"\n", self.upstream);
+        yaml += "    upstream:\n";
+        yaml += &match self.more_upstreams.as_slice() {
+            [] => format!("      address: \"{}\"\n", self.upstream),
+            more => format!(
+                "      addresses: [\"{}\", \"{}\"]\n",
+                self.upstream,
+                more.join("\", \"")
+            ),
+        };
         for key in &self.upstream_keys {
             yaml += &format!("      {key}\n");
         }
@@ -245,6 +256,21 @@ impl Sidecar {
     /// One GET over a connection of its own.
     pub(crate) async fn get(&self, caller: &str, path: &str) -> Answer {
         self.http1(caller).await.send(client::get(path)).await
+    }
+
+    /// The value of a metric, with its labels as they are printed; 0 where there is none.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.admin_get("/metrics").await.unwrap().text();
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The endpoints of the only listener, as `/status` tells of them.
+    pub(crate) async fn endpoints(&self) -> Vec<serde_json::Value> {
+        let status = self.admin_get("/status").await.unwrap().json();
+        let endpoints = &status["listeners"][0]["endpoints"];
+        endpoints.as_array().unwrap().clone()
     }
 
     /// The decision record of the first call that `accept` agrees to.

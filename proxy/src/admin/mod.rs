@@ -32,6 +32,7 @@ pub(crate) use status::{
 
 use crate::config_loads::ConfigLoads;
 use crate::drain::Shutdown;
+use crate::forward::Upstreams;
 use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
@@ -64,6 +65,7 @@ pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) upstreams: Arc<Upstreams>,
 }
 
 impl Admin {

@@ -9,6 +9,7 @@ use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 use super::{Admin, LoadStatus};
 use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
 use crate::config_loads::ConfigLoads;
+use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 use crate::record::metrics::Metrics;
@@ -152,6 +153,9 @@ pub(crate) struct Listening {
     pub(crate) plaintext_connections: Option<u64>,
     /// The trust domains that are let in; none when that is all with a bundle.
     pub(crate) trust_domains: Option<Vec<String>>,
+    /// Where calls go now, and how that is doing.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<EndpointStatus>,
 }
 
 impl Listening {
@@ -172,6 +176,7 @@ impl Listening {
                 let domains = domains.iter();
                 domains.map(ToString::to_string).collect()
             }),
+            endpoints: Vec::new(),
         }
     }
 
@@ -189,6 +194,7 @@ impl Listening {
             tls_mode: "off".to_owned(),
             plaintext_connections: None,
             trust_domains: None,
+            endpoints: Vec::new(),
         }
     }
 }
@@ -240,14 +246,21 @@ impl Status {
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
             config: admin.config.as_deref().map(ConfigStatus::of),
-            listeners: {
-                let listeners = admin.listeners.load();
-                let listeners = listeners.iter();
-                listeners.map(|one| one.counted(&admin.metrics)).collect()
-            },
+            listeners: listeners(admin),
             load: LoadStatus::of(&admin.load),
         }
     }
+}
+
+/// The listeners, with the endpoints that calls go to from there.
+fn listeners(admin: &Admin) -> Vec<Listening> {
+    let listeners = admin.listeners.load();
+    let listeners = listeners.iter().map(|one| {
+        let mut listening = one.counted(&admin.metrics);
+        listening.endpoints = admin.upstreams.status(&listening.name);
+        listening
+    });
+    listeners.collect()
 }
 
 impl IdentityStatus {

@@ -15,6 +15,7 @@ use crate::admin::{
     LoadStatus, PolicyStatus, Source, Status, SvidStatus,
 };
 use crate::config;
+use crate::forward::EndpointStatus;
 use crate::moment::span;
 
 const EXAMPLES: &str = "\
@@ -251,6 +252,33 @@ fn listener(text: &mut String, listening: &Listening) {
         text,
         "  {name}  {address} for {service} at {upstream}{notes}"
     );
+    for one in listening
+        .endpoints
+        .iter()
+        .filter(|one| is_news(one, listening))
+    {
+        endpoint(text, one);
+    }
+}
+
+/// A healthy endpoint that is the whole upstream has been named already.
+fn is_news(endpoint: &EndpointStatus, listening: &Listening) -> bool {
+    endpoint.health != "healthy" || endpoint.address != listening.upstream
+}
+
+fn endpoint(text: &mut String, endpoint: &EndpointStatus) {
+    let mut words = match endpoint.health.as_str() {
+        "healthy" => "healthy".to_owned(),
+        other => other.to_uppercase(),
+    };
+    if let Some(seconds) = endpoint.ejected_for_seconds {
+        let _ = write!(words, " for {}", span(Duration::from_secs(seconds)));
+    }
+    if endpoint.failures > 0 {
+        let failures = count_of(endpoint.failures.into(), "failure", "failures");
+        let _ = write!(words, ", {failures} in a row");
+    }
+    let _ = writeln!(text, "      {}  {words}", harmless(&endpoint.address));
 }
 
 fn field(text: &mut String, name: &str, value: &str) {

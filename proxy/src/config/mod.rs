@@ -15,6 +15,7 @@ mod probes;
 mod problem;
 mod raw;
 mod reader;
+mod resilience;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,9 @@ use std::time::Duration;
 
 pub use load::{load, parse, parse_file, text_of};
 pub use problem::{ConfigErrors, Problem};
+pub use resilience::{
+    Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
+};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
@@ -216,6 +220,24 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     /// Idle connections kept by each worker; 0 to 10,000, 64 by default.
     pub pool_max_idle: usize,
+    /// How often names are resolved again; 1 s to 1 h, 30 s by default.
+    pub dns_refresh: Duration,
+    /// Which of several endpoints a call goes to; the one with the fewest requests by default.
+    pub balance: Balance,
+    /// When an endpoint is left out because calls to it fail.
+    pub outlier: OutlierConfig,
+    /// How endpoints are asked whether they are well; they are not asked by default.
+    pub health_check: Option<HealthCheckConfig>,
+    /// What may be held towards the upstream at once; no limits by default.
+    pub circuit: CircuitConfig,
+    /// Which calls are tried again; none by default.
+    pub retries: Option<RetryConfig>,
+    /// How often an HTTP/2 connection is pinged; 1 s to 1 h, never by default.
+    pub keepalive: Option<Duration>,
+    /// Bytes of a response's head; 8 KiB to 1 MiB, 64 KiB by default.
+    pub max_response_header_bytes: usize,
+    /// Fields of an HTTP/1.1 response's head; 1 to 1,000, 100 by default.
+    pub max_response_headers: usize,
 }
 
 /// An address of an upstream.

@@ -140,6 +140,52 @@ pub(super) struct RawUpstream {
     pub(super) response_timeout: Option<Field>,
     pub(super) pool_idle_timeout: Option<Field>,
     pub(super) pool_max_idle: Option<Field>,
+    pub(super) dns_refresh: Option<Field>,
+    pub(super) balance: Option<Field>,
+    pub(super) outlier: Option<Section<RawOutlier>>,
+    pub(super) health_check: Option<Section<RawHealthCheck>>,
+    pub(super) circuit: Option<Section<RawCircuit>>,
+    pub(super) retries: Option<Section<RawRetries>>,
+    pub(super) keepalive: Option<Field>,
+    pub(super) max_response_header_bytes: Option<Field>,
+    pub(super) max_response_headers: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutlier {
+    pub(super) consecutive_failures: Option<Field>,
+    pub(super) ejection_time: Option<Field>,
+    pub(super) max_ejected_percent: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealthCheck {
+    pub(super) path: Option<Field>,
+    pub(super) interval: Option<Field>,
+    pub(super) timeout: Option<Field>,
+    pub(super) unhealthy_after: Option<Field>,
+    pub(super) healthy_after: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCircuit {
+    pub(super) max_connections: Option<Field>,
+    pub(super) max_pending: Option<Field>,
+    pub(super) max_requests: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetries {
+    pub(super) attempts: Option<Field>,
+    pub(super) on: Option<Section<Vec<Field>>>,
+    pub(super) per_try_timeout: Option<Field>,
+    pub(super) budget_percent: Option<Field>,
+    pub(super) min_per_second: Option<Field>,
+    pub(super) buffer: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -811,3 +811,127 @@ proptest! {
         }
     }
 }
+
+/// `MINIMAL` with more keys of its upstream.
+fn upstream_with(keys: &str) -> String {
+    let address = "address: 127.0.0.1:8080";
+    with(address, &format!("{address}\n      {keys}"))
+}
+
+#[test]
+fn what_an_upstream_does_in_trouble_is_read() {
+    let keys = "\
+dns_refresh: 5s
+      balance: round_robin
+      outlier: {consecutive_failures: 2, ejection_time: 1s, max_ejected_percent: 100}
+      health_check: {path: '/healthz?full=1', healthy_after: 1}
+      circuit: {max_connections: 10, max_requests: 100}
+      retries: {attempts: 4, on: [reset, 502, grpc_unavailable], per_try_timeout: 2s, buffer: 4KiB}";
+    let config = read(&upstream_with(keys)).unwrap();
+    let upstream = &config.inbound[0].upstream;
+    assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!(upstream.outlier.max_ejected_percent, 100);
+    let check = upstream.health_check.clone().unwrap();
+    assert_eq!(
+        (check.path.as_str(), check.healthy_after),
+        ("/healthz?full=1", 1)
+    );
+    assert_eq!(
+        (check.unhealthy_after, check.timeout),
+        (3, Duration::from_secs(2))
+    );
+    let expected = CircuitConfig {
+        max_connections: Some(10),
+        max_pending: Some(1024),
+        max_requests: Some(100),
+    };
+    assert_eq!(upstream.circuit, expected);
+    let expected = RetryConfig {
+        attempts: 4,
+        on: vec![
+            RetryOn::Reset,
+            RetryOn::Status(502),
+            RetryOn::GrpcUnavailable,
+        ],
+        per_try_timeout: Some(Duration::from_secs(2)),
+        budget_percent: 20,
+        min_per_second: 10,
+        buffer: 4096,
+    };
+    assert_eq!(upstream.retries, Some(expected));
+}
+
+#[test]
+fn retries_and_limits_are_off_unless_asked_for() {
+    let upstream = read(MINIMAL).unwrap().inbound.remove(0).upstream;
+    assert_eq!(upstream.retries, None);
+    assert_eq!(upstream.circuit, CircuitConfig::default());
+    assert_eq!(upstream.health_check, None);
+    let retries = read(&upstream_with("retries: {}"))
+        .unwrap()
+        .inbound
+        .remove(0);
+    let on = retries.upstream.retries.unwrap().on;
+    assert_eq!(on, [RetryOn::Connect, RetryOn::Reset, RetryOn::Status(503)]);
+}
+
+#[test]
+fn a_mistake_in_what_an_upstream_does_in_trouble_is_told_with_its_remedy() {
+    let table = [
+        (
+            "keepalive: 10s",
+            "w.yaml:14:18: `inbound[0].upstream.keepalive`: only HTTP/2 connections can be pinged; set `protocol: http2`, or leave `keepalive` out",
+        ),
+        (
+            "circuit: {max_pending: 1}",
+            "w.yaml:14:30: `inbound[0].upstream.circuit.max_pending`: nothing waits where connections are not limited; add `max_connections`, or leave `max_pending` out",
+        ),
+        (
+            "circuit: {max_requests: 0}",
+            "w.yaml:14:31: `inbound[0].upstream.circuit.max_requests`: `0` is out of range; expected a whole number from 1 to 1000000",
+        ),
+        (
+            "retries: {attempts: 1}",
+            "w.yaml:14:27: `inbound[0].upstream.retries.attempts`: `1` is out of range; expected a whole number from 2 to 10",
+        ),
+        (
+            "retries: {on: [500]}",
+            "w.yaml:14:22: `inbound[0].upstream.retries.on[0]`: `500` is not known here; ",
+        ),
+        (
+            "retries: {on: []}",
+            "w.yaml:14:17: `inbound[0].upstream.retries.on`: the list is empty; name at least one condition",
+        ),
+        (
+            "retries: {on: [502, 502]}",
+            "w.yaml:14:27: `inbound[0].upstream.retries.on[1]`: this condition is in the list already; keep one of the two",
+        ),
+        (
+            "retries: {buffer: 2MiB}",
+            "w.yaml:14:25: `inbound[0].upstream.retries.buffer`: `2MiB` is out of range; ",
+        ),
+        (
+            "health_check: {}",
+            "w.yaml:14:7: the key `path` is missing in `inbound[0].upstream.health_check`",
+        ),
+        (
+            "health_check: {path: healthz}",
+            "w.yaml:14:28: `inbound[0].upstream.health_check.path`: `healthz` is not a path; expected a path, such as `/healthz`",
+        ),
+        (
+            "balance: random",
+            "w.yaml:14:16: `inbound[0].upstream.balance`: `random` is not known here; expected one of: round_robin, least_requests",
+        ),
+        (
+            "outlier: {max_ejected_percent: 101}",
+            "w.yaml:14:38: `inbound[0].upstream.outlier.max_ejected_percent`: `101` is out of range; expected a whole number from 0 to 100",
+        ),
+    ];
+    for (keys, expected) in table {
+        let told = errors(&upstream_with(keys)).join("\n");
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+}

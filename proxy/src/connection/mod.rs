@@ -167,8 +167,9 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let times = self.times(shape);
-        let answer = forward::forward(lease, request, &route.pool, times, || self.tenure()).await;
+        let (times, policies) = (self.times(shape), &self.gate.enforcer.policies);
+        let tenure = || self.tenure();
+        let answer = forward::forward(lease, request, &route.pool, policies, times, tenure).await;
         let answer = answer
             .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
         Ok(self.last_of_all(version, answer))

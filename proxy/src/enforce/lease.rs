@@ -1,6 +1,7 @@
 //! The proof that a call was allowed, and for how long it was.
 
 use http::StatusCode;
+use wayleave_authz::PolicyStore;
 
 use crate::protocol::Call;
 use crate::record::{Carried, Entry, Failure};
@@ -27,6 +28,17 @@ impl Lease {
     /// Notes the status that the caller is told.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.entry.answered(status);
+    }
+
+    /// Notes how often the upstream has been tried.
+    pub(crate) fn attempted(&mut self, attempts: u32) {
+        self.entry.attempted(attempts);
+    }
+
+    /// Whether the policies in force are those that gave the lease.
+    pub(crate) fn is_current(&self, policies: &PolicyStore) -> bool {
+        let revision = policies.current().map(|engine| engine.revision());
+        revision.is_some() && revision == self.entry.revision()
     }
 
     /// Notes that the answer was delivered whole.

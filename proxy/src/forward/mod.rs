@@ -1,64 +1,93 @@
 //! Carries an allowed call to the upstream and the answer back. Needs a [`Lease`] by
 //! value: what was not allowed cannot be forwarded.
 
+mod balance;
+mod budget;
 mod carry;
+mod circuit;
 mod dial;
+mod endpoint;
 mod error;
 pub(crate) mod headers;
+mod health_check;
+pub(crate) mod metrics;
 mod pool;
 mod request_body;
+mod resolve;
 mod response_body;
+mod retry;
 mod times;
 pub(crate) mod tunnel;
+mod upstream;
+mod vouch;
 
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use wayleave_authz::PolicyStore;
 
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-pub(crate) use dial::Dialer;
+pub(crate) use dial::MutualTls;
 use error::ForwardError;
 pub(crate) use pool::Pool;
-use pool::{Answer, Held};
+use pool::{Answer, Held, Tried};
+use request_body::{Progress, RequestBody};
+pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
+pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
 
-/// Forwards one call and answers with the upstream's response, its body still streaming.
+/// Forwards one call and answers with the upstream's response, its body still streaming. What is
+/// tried again is so only while `policies` are those that the call was decided by.
 /// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// # Errors
-/// A [`Denial`] that tells the caller 502 or 504.
+/// A [`Denial`] that tells the caller 502, 503 or 504.
 pub(crate) async fn forward(
-    lease: Lease,
+    mut lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
+    policies: &PolicyStore,
     times: Times,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
+    let permit = match pool.upstream().circuit.request() {
+        Ok(permit) => permit,
+        Err(error) => return Err(failed(lease, &error)),
+    };
     let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
     headers::address(&mut request, pool.config());
-    let limit = pool.config().response_timeout;
-    let answer = times.within(limit, &progress, pool.send(request)).await;
-    let Answer { response, held } = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            return Err(refusal(lease, &error));
+    let answer = match &pool.config().retries {
+        Some(retries) if downstream.is_none() => {
+            let call = retry::Call {
+                pool,
+                config: retries,
+                times,
+                progress: &progress,
+                lease: &mut lease,
+                policies,
+            };
+            Box::pin(call.send(request)).await
         }
+        _ => send(pool, request, &progress, times).await,
     };
+    let Answer { response, mut held } = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(failed(lease, &error)),
+    };
+    held.permit = permit;
     match (response.status(), downstream) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, downstream, tenure()))
+            Ok(tunnel::open(lease, response, held, downstream, tenure()))
         }
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
-            let failure = ForwardError::UnexpectedUpgrade.failure();
-            Err(Denial::upstream_failed(lease.end(), failure))
+            Err(failed(lease, &ForwardError::UnexpectedUpgrade))
         }
         _ => Ok(relay(lease, response, held, times)),
     }
@@ -66,11 +95,31 @@ pub(crate) async fn forward(
 
 /// What the caller is told in the answer's place: who does not send its request in time is told
 /// that, and not that the upstream was slow.
-fn refusal(lease: Lease, error: &ForwardError) -> Denial {
+fn failed(lease: Lease, error: &ForwardError) -> Denial {
+    tracing::debug!(error = error as &dyn std::error::Error, "upstream failed");
     let (entry, failure) = (lease.end(), error.failure());
     match error.is_the_callers() {
         true => Denial::request_too_slow(entry, failure),
         false => Denial::upstream_failed(entry, failure),
+    }
+}
+
+/// Sends a request once.
+async fn send(
+    pool: &Pool,
+    request: Request<RequestBody>,
+    progress: &Progress,
+    times: Times,
+) -> Result<Answer, ForwardError> {
+    let mut tried = Tried::default();
+    let sent = pool.send(request, &mut tried);
+    let limit = pool.config().response_timeout;
+    match times.within(limit, progress, sent).await {
+        Ok(sent) => sent.map_err(|unanswered| unanswered.error),
+        Err(error) => {
+            pool.given_up(&tried, &error);
+            Err(error)
+        }
     }
 }
 

@@ -30,7 +30,7 @@ impl Times {
         self,
         limit: Duration,
         progress: &Progress,
-        answer: impl Future<Output = Result<T, ForwardError>>,
+        answer: impl Future<Output = T>,
     ) -> Result<T, ForwardError> {
         tokio::pin!(answer);
         let mut seen = progress.bytes();
@@ -38,7 +38,7 @@ impl Times {
         loop {
             let step = self.step(limit, progress);
             if let Ok(answer) = timeout(step, &mut answer).await {
-                return answer;
+                return Ok(answer);
             }
             if let Some((_, whole)) = self.whole.filter(|(at, _)| *at <= Instant::now()) {
                 let by_caller = progress.awaits_caller();

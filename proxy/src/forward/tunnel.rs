@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 
 use super::carry::{self, Moved};
 use super::headers;
-use super::pool::Pool;
+use super::pool::{Held, Pool};
 use super::response_body::ResponseBody;
 use crate::drain::Drain;
 use crate::enforce::Lease;
@@ -32,13 +32,18 @@ const HALF_CLOSED: Duration = Duration::from_secs(10);
 pub(super) fn open(
     mut lease: Lease,
     mut response: Response<Incoming>,
+    held: Held,
     downstream: OnUpgrade,
     tenure: Tenure,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
     let drain = tenure.drain.clone();
-    drain.spawn(switch(lease, downstream, upstream, tenure));
+    drain.spawn(async move {
+        switch(lease, downstream, upstream, tenure).await;
+        // A tunnel counts as a request in flight until its end.
+        drop(held);
+    });
     let (mut head, _) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);

@@ -22,6 +22,10 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     /// The upstream broke off, or answered what is not HTTP.
     UpstreamBroke,
+    /// The upstream's TLS agreed on another protocol than is configured.
+    UpstreamProtocol,
+    /// A limit on what may be held towards the upstream was reached.
+    UpstreamOverloaded,
     /// The peer's certificate expired or was revoked while the call was open.
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
@@ -46,6 +50,8 @@ impl Failure {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
             Self::IdleTimeout => "idle_timeout",
@@ -87,6 +93,8 @@ pub(crate) struct DecisionRecord {
     pub(super) reason_code: &'static str,
     pub(super) status: Option<u16>,
     pub(super) failure: Option<Failure>,
+    /// How often the upstream was tried.
+    pub(super) attempts: u32,
     pub(super) carried: Option<Carried>,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
@@ -114,6 +122,7 @@ impl DecisionRecord {
             reason_code: "not_decided",
             status: None,
             failure: None,
+            attempts: 1,
             carried: None,
             complete: false,
             decision_time: Duration::ZERO,

@@ -61,6 +61,9 @@ impl Writer {
             object.number("bytes_in", Some(carried.bytes_in));
             object.number("bytes_out", Some(carried.bytes_out));
         }
+        if record.attempts > 1 {
+            object.number("attempts", Some(record.attempts.into()));
+        }
         object.number("decision_ns", Some(nanos(record.decision_time)));
         object.number("duration_us", Some(micros(record.call_time)));
         object.tls(record.caller.tls());

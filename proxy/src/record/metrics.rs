@@ -18,6 +18,7 @@ use wayleave_certs::IdentityReader;
 use wayleave_authz::Effect;
 
 use super::DecisionRecord;
+use crate::forward::metrics::UpstreamFamilies;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -129,6 +130,7 @@ pub(crate) struct Metrics {
     tcp_bytes: Family<ByteLabels, Counter>,
     plaintext: Family<ListenerLabels, Counter>,
     probes: Family<ResultLabels, Counter>,
+    upstreams: UpstreamFamilies,
 }
 
 impl Default for Metrics {
@@ -171,6 +173,7 @@ impl Metrics {
             tcp_bytes: Family::default(),
             plaintext: Family::default(),
             probes: Family::default(),
+            upstreams: UpstreamFamilies::default(),
         };
         metrics.register();
         metrics
@@ -328,6 +331,7 @@ impl Metrics {
             "Health probes by result",
             self.probes.clone(),
         );
+        self.upstreams.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -478,6 +482,11 @@ impl Metrics {
     /// Notes how much memory the process holds.
     pub(crate) fn resident(&self, bytes: u64) {
         self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// What is counted about upstreams.
+    pub(crate) fn upstreams(&self) -> &UpstreamFamilies {
+        &self.upstreams
     }
 
     /// The gauge of open inbound connections.

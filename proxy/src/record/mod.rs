@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
-use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
+use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders, Revision};
 
 use crate::caller::Caller;
 use crate::protocol::Call;
@@ -176,6 +176,17 @@ impl Entry {
     /// Notes what cut an allowed call short.
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.edit(|record| record.failure = Some(failure));
+    }
+
+    /// Notes how often the upstream has been tried.
+    pub(crate) fn attempted(&mut self, attempts: u32) {
+        self.edit(|record| record.attempts = attempts);
+    }
+
+    /// The revision of the policies that decided.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        let decision = self.record.as_ref()?.decision.as_ref();
+        decision.map(Decision::revision)
     }
 
     /// Notes what was carried of a call that became a tunnel.

@@ -77,6 +77,8 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamUnreachable => "upstream unreachable",
         Failure::UpstreamTimeout => "upstream timed out",
         Failure::UpstreamBroke => "upstream broke off",
+        Failure::UpstreamProtocol => "upstream speaks another protocol",
+        Failure::UpstreamOverloaded => "upstream overloaded",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::Drained => "cut by the end of draining",
         Failure::IdleTimeout => "idle for too long",
