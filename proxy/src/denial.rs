@@ -82,6 +82,22 @@ impl Denial {
         denial
     }
 
+    /// More calls are in flight than the listener takes, or memory is short.
+    pub(crate) fn overloaded(entry: Entry) -> Self {
+        let detail = "the sidecar has as many calls in flight as it takes";
+        let mut denial = Self::new(entry, StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        denial.retry_after = Some(1);
+        denial
+    }
+
+    /// The caller has as many calls in flight as one caller may.
+    pub(crate) fn peer_limit(entry: Entry) -> Self {
+        let detail = "this caller has as many calls in flight as one caller may";
+        let mut denial = Self::new(entry, StatusCode::TOO_MANY_REQUESTS, "peer_limit", detail);
+        denial.retry_after = Some(1);
+        denial
+    }
+
     /// Policy said no. `show_reason` lets the deciding policy's `@reason` out.
     pub(crate) fn by_policy(entry: Entry, show_reason: bool) -> Self {
         let obligations = entry.obligations();
@@ -119,16 +135,48 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
+            Failure::UpstreamOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many calls to the service are under way",
+            ),
+            Failure::UpstreamProtocol => (
+                StatusCode::BAD_GATEWAY,
+                "the service does not speak the protocol that is configured for it",
+            ),
+            Failure::RequestTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "the call took longer than a call may",
+            ),
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
             | Failure::LeaseEnded
-            | Failure::Drained => (
+            | Failure::IdleTimeout
+            | Failure::Drained
+            | Failure::BodyTimeout
+            | Failure::ConnectionAge
+            | Failure::Flooded => (
                 StatusCode::BAD_GATEWAY,
                 "the service broke off before it answered",
             ),
         };
-        Self::new(entry, status, failure.as_str(), detail)
+        let mut denial = Self::new(entry, status, failure.as_str(), detail);
+        if failure == Failure::UpstreamOverloaded {
+            denial.retry_after = Some(1);
+        }
+        denial
+    }
+
+    /// No answer at all, where the caller's protocol is not known: the call ends with it.
+    pub(crate) fn unanswered(mut self) {
+        self.entry.completed();
+    }
+
+    /// The call was allowed, and its request did not come in the time that it has.
+    pub(crate) fn request_too_slow(mut entry: Entry, failure: Failure) -> Self {
+        entry.failed(failure);
+        let detail = "the request did not come in time";
+        Self::new(entry, StatusCode::REQUEST_TIMEOUT, failure.as_str(), detail)
     }
 
     /// The answer to the caller; the call ends with it.

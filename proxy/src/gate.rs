@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use wayleave_certs::IdentityReader;
 
+use crate::admission::Admission;
 use crate::config::LimitsConfig;
+use crate::connection::Roster;
 use crate::enforce::Enforcer;
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
@@ -22,4 +24,8 @@ pub(crate) struct Gate {
     pub(crate) identity: IdentityReader,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
+    /// What the listener takes on; shared by its workers.
+    pub(crate) admission: Arc<Admission>,
+    /// The HTTP connections here.
+    pub(crate) roster: Roster,
 }

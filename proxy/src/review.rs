@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use slab::Slab;
 use tokio::sync::watch;
-use wayleave_authz::PolicyStore;
+
+use crate::policy_feeds::Feed;
 
 /// How many open calls are woken before others have their turn.
 const AT_ONCE: usize = 64;
@@ -81,7 +82,7 @@ impl Changes {
     /// `reauthorize` of the listener that asks most often. Runs until dropped.
     pub(crate) async fn watch_clock(
         self: Arc<Self>,
-        policies: PolicyStore,
+        policies: Feed,
         reauthorize: Option<Duration>,
     ) {
         let clock = async {
@@ -89,6 +90,7 @@ impl Changes {
             loop {
                 let now = SystemTime::now();
                 let next = policies
+                    .store()
                     .current()
                     .and_then(|engine| engine.next_change(now));
                 let left =
@@ -201,6 +203,8 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Poll;
 
+    use crate::policy_feeds::PolicyFeeds;
+
     /// A call that notes every change it is woken for.
     async fn call(live: Arc<Live>, changes: Arc<Changes>, reviewed: Arc<AtomicUsize>) {
         let (mut seat, mut seen) = (live.seat(), changes.count());
@@ -247,7 +251,7 @@ mod tests {
     async fn a_listener_that_reauthorizes_has_calls_decided_again_in_time() {
         let changes = Arc::<Changes>::default();
         let every = Some(Duration::from_secs(5));
-        tokio::spawn(Arc::clone(&changes).watch_clock(PolicyStore::empty(), every));
+        tokio::spawn(Arc::clone(&changes).watch_clock(PolicyFeeds::default().subscribe(), every));
         tokio::time::sleep(Duration::from_millis(15_500)).await;
         assert_eq!(changes.count(), 3);
         assert_eq!(changes.latest(), Trigger::Reauthorize);

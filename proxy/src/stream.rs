@@ -1,9 +1,11 @@
 //! A byte stream of any kind that the sidecar speaks on, as one type, so that what is built on
 //! top of it is compiled once.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +18,8 @@ pub(crate) struct Stream {
     /// Read already, and to be read again.
     peeked: Bytes,
     kind: Kind,
+    /// Lives as long as the stream does.
+    companion: Option<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug)]
@@ -30,7 +34,26 @@ impl Stream {
         Self {
             peeked: Bytes::new(),
             kind,
+            companion: None,
         }
+    }
+
+    /// Has `companion` dropped with the stream, wherever that goes.
+    pub(crate) fn accompany(&mut self, companion: impl Any + Send + Sync) {
+        let others = self.companion.take();
+        self.companion = Some(Box::new((others, companion)));
+    }
+
+    /// Cuts the connection so that the other side cannot take what it got for the whole: a TCP
+    /// connection is reset. A unix socket knows no reset and is closed.
+    pub(crate) fn reset(self) {
+        let socket = match &self.kind {
+            Kind::Tcp(socket) => socket,
+            Kind::Tls(stream) => stream.get_ref().0,
+            Kind::Unix(_) => return,
+        };
+        // With nothing to linger for, closing discards what is unsent and resets.
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Puts `bytes` in front of what is read next.

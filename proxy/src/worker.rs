@@ -49,6 +49,7 @@ impl Seat {
 
 /// All workers of the sidecar.
 pub(crate) struct Workers {
+    first: Seat,
     workers: Vec<(Seat, JoinHandle<()>)>,
     stop: CancellationToken,
 }
@@ -60,10 +61,21 @@ impl Workers {
     /// When the system refuses a thread or a runtime.
     pub(crate) fn start(count: NonZeroUsize, changes: &Arc<Changes>) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let workers = (0..count.get())
-            .map(|index| start_one(index, Arc::clone(changes), stop.clone()))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { workers, stop })
+        let (first, thread) = start_one(0, Arc::clone(changes), stop.clone())?;
+        let mut workers = vec![(first.clone(), thread)];
+        for index in 1..count.get() {
+            workers.push(start_one(index, Arc::clone(changes), stop.clone())?);
+        }
+        Ok(Self {
+            first,
+            workers,
+            stop,
+        })
+    }
+
+    /// The worker that accepts connections.
+    pub(crate) fn first(&self) -> &Seat {
+        &self.first
     }
 
     /// The places at which connections can be served; never empty.

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     /// The keys of the `identity` section.
     pub(crate) identity: String,
     pub(crate) upstream: String,
+    /// Further addresses of the upstream.
+    pub(crate) more_upstreams: Vec<String>,
     /// More keys of the `upstream` section, one `key: value` each.
     pub(crate) upstream_keys: Vec<&'static str>,
     /// The keys of the `limits` section.
@@ -42,6 +44,10 @@ pub(crate) struct Setup {
     pub(crate) inbound_keys: Vec<&'static str>,
     /// More top-level keys.
     pub(crate) keys: Vec<&'static str>,
+    /// The whole file in place of all that.
+    pub(crate) text: Option<String>,
+    /// Whether the file is a link into the folder `..data`, which is there already.
+    pub(crate) linked: bool,
 }
 
 impl Setup {
@@ -61,10 +67,13 @@ impl Setup {
             identity: "files: { svid: own/svid.pem, key: own/key.pem, bundle: own/bundle.pem }"
                 .to_owned(),
             upstream: upstream.to_string(),
+            more_upstreams: Vec::new(),
             upstream_keys: Vec::new(),
             limits: Vec::new(),
             inbound_keys: Vec::new(),
             keys: Vec::new(),
+            text: None,
+            linked: false,
         };
         setup.write_policy(POLICY);
         setup
@@ -91,7 +100,13 @@ impl Setup {
     /// Writes the configuration file and says where it is.
     pub(crate) fn write_config(&self) -> PathBuf {
         let path = self.path("wayleave.yaml");
-        std::fs::write(&path, self.config("127.0.0.1:0")).unwrap();
+        if self.linked {
+            std::os::unix::fs::symlink("..data/wayleave.yaml", &path).unwrap();
+            return path;
+        }
+        let text = self.text.clone();
+        let text = text.unwrap_or_else(|| self.config("127.0.0.1:0"));
+        std::fs::write(&path, text).unwrap();
         path
     }
 
@@ -105,7 +120,15 @@ impl Setup {
             yaml += &format!("{key}\n");
         }
         yaml += &format!("inbound:\n  - name: app\n    listen: \"{listen}\"\n    service: app\n");
-        yaml += &format!("    upstream:\n      address: \"{}\"\n", self.upstream);
+        yaml += "    upstream:\n";
+        yaml += &match self.more_upstreams.as_slice() {
+            [] => format!("      address: \"{}\"\n", self.upstream),
+            more => format!(
+                "      addresses: [\"{}\", \"{}\"]\n",
+                self.upstream,
+                more.join("\", \"")
+            ),
+        };
         for key in &self.upstream_keys {
             yaml += &format!("      {key}\n");
         }
@@ -163,6 +186,8 @@ fn address(line: &serde_json::Value, field: &str) -> SocketAddr {
         .find_map(|value| value.as_str());
     let text = value.unwrap_or_else(|| panic!("no `{field}` in {line}"));
     let digits = |c: char| !(c.is_ascii_digit() || c == '.' || c == ':');
+    // The first of several.
+    let text = text.split(',').next().unwrap_or_default();
     text.trim_matches(digits)
         .parse()
         .unwrap_or_else(|_| panic!("`{field}` in {line}"))
@@ -231,6 +256,21 @@ impl Sidecar {
     /// One GET over a connection of its own.
     pub(crate) async fn get(&self, caller: &str, path: &str) -> Answer {
         self.http1(caller).await.send(client::get(path)).await
+    }
+
+    /// The value of a metric, with its labels as they are printed; 0 where there is none.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.admin_get("/metrics").await.unwrap().text();
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The endpoints of the only listener, as `/status` tells of them.
+    pub(crate) async fn endpoints(&self) -> Vec<serde_json::Value> {
+        let status = self.admin_get("/status").await.unwrap().json();
+        let endpoints = &status["listeners"][0]["endpoints"];
+        endpoints.as_array().unwrap().clone()
     }
 
     /// The decision record of the first call that `accept` agrees to.

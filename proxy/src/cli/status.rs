@@ -11,9 +11,11 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
+    BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, ListenerLoad, Listening,
+    LoadStatus, PolicyStatus, Source, Status, SvidStatus,
 };
 use crate::config;
+use crate::forward::EndpointStatus;
 use crate::moment::span;
 
 const EXAMPLES: &str = "\
@@ -92,11 +94,43 @@ fn render(status: &Status) -> String {
     let _ = writeln!(text, "wayleave {}, {ready}, up {up}", status.version);
     identity(&mut text, &status.identity);
     policies(&mut text, &status.policies);
+    if let Some(config) = &status.config {
+        configuration(&mut text, config);
+    }
     text.push_str("\nlisteners\n");
     for listening in &status.listeners {
         listener(&mut text, listening);
     }
+    load(&mut text, &status.load);
     text
+}
+
+fn load(text: &mut String, load: &LoadStatus) {
+    text.push_str("\nload\n");
+    let mib = |bytes: u64| bytes >> 20;
+    let limit = load
+        .max_memory_bytes
+        .map(|limit| format!(" of {} MiB", mib(limit)))
+        .unwrap_or_default();
+    let short = if load.memory_short { ", SHORT" } else { "" };
+    let memory = format!("{} MiB{limit}{short}", mib(load.resident_bytes));
+    field(text, "memory", &memory);
+    for listener in &load.listeners {
+        let ListenerLoad { name, .. } = listener;
+        let over = if listener.overloaded {
+            ", OVERLOADED"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "  {name}  {} of {} connections, {} of {} calls in flight{over}",
+            listener.connections,
+            listener.max_connections,
+            listener.requests,
+            listener.max_requests
+        );
+    }
 }
 
 fn identity(text: &mut String, identity: &IdentityStatus) {
@@ -170,11 +204,28 @@ fn policies(text: &mut String, policies: &PolicyStatus) {
         field(text, "loaded", loaded);
     }
     if let Some(failed) = &policies.failed_load {
-        let words = format!("{}: the files have changed and do not load", failed.at);
-        field(text, "FAILED", &words);
-        for problem in &failed.problems {
-            let _ = writeln!(text, "            {}", harmless(problem));
-        }
+        failed_load(text, failed, "the files have changed and do not load");
+    }
+}
+
+fn configuration(text: &mut String, config: &ConfigStatus) {
+    text.push_str("\nconfiguration\n");
+    field(text, "file", &harmless(&config.file));
+    field(text, "revision", &config.revision);
+    field(text, "loaded", &config.loaded);
+    if !config.needs_restart.is_empty() {
+        let keys = config.needs_restart.join(", ");
+        field(text, "RESTART", &format!("needed for {keys}"));
+    }
+    if let Some(failed) = &config.failed_load {
+        failed_load(text, failed, "the file has changed and was not taken");
+    }
+}
+
+fn failed_load(text: &mut String, failed: &FailedLoadStatus, what: &str) {
+    field(text, "FAILED", &format!("{}: {what}", failed.at));
+    for problem in &failed.problems {
+        let _ = writeln!(text, "            {}", harmless(problem));
     }
 }
 
@@ -188,10 +239,46 @@ fn listener(text: &mut String, listening: &Listening) {
     if listening.require_post_quantum {
         notes.push_str(", post-quantum only");
     }
+    if listening.protocol != "http" {
+        let _ = write!(notes, ", {}", listening.protocol);
+    }
+    if let Some(count) = listening.plaintext_connections {
+        let _ = write!(notes, ", PERMISSIVE: {count} connections without TLS");
+    }
+    if let Some(domains) = &listening.trust_domains {
+        let _ = write!(notes, ", only {}", domains.join(", "));
+    }
     let _ = writeln!(
         text,
         "  {name}  {address} for {service} at {upstream}{notes}"
     );
+    for one in listening
+        .endpoints
+        .iter()
+        .filter(|one| is_news(one, listening))
+    {
+        endpoint(text, one);
+    }
+}
+
+/// A healthy endpoint that is the whole upstream has been named already.
+fn is_news(endpoint: &EndpointStatus, listening: &Listening) -> bool {
+    endpoint.health != "healthy" || endpoint.address != listening.upstream
+}
+
+fn endpoint(text: &mut String, endpoint: &EndpointStatus) {
+    let mut words = match endpoint.health.as_str() {
+        "healthy" => "healthy".to_owned(),
+        other => other.to_uppercase(),
+    };
+    if let Some(seconds) = endpoint.ejected_for_seconds {
+        let _ = write!(words, " for {}", span(Duration::from_secs(seconds)));
+    }
+    if endpoint.failures > 0 {
+        let failures = count_of(endpoint.failures.into(), "failure", "failures");
+        let _ = write!(words, ", {failures} in a row");
+    }
+    let _ = writeln!(text, "      {}  {words}", harmless(&endpoint.address));
 }
 
 fn field(text: &mut String, name: &str, value: &str) {

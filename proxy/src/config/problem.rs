@@ -209,6 +209,14 @@ impl Wrong {
         self
     }
 
+    /// Adds one more way out to what is expected.
+    pub(super) fn or(mut self, way: &str) -> Self {
+        let told = self.help.as_mut().unwrap_or(&mut self.message);
+        told.push_str(", or ");
+        told.push_str(way);
+        self
+    }
+
     /// Says which key the value belongs to: "`inbound[0].listen`: ...".
     pub(super) fn of(mut self, path: &str) -> Self {
         if !path.is_empty() {

@@ -29,6 +29,8 @@ pub(super) struct RawConfig {
     pub(super) log: Option<Section<RawLog>>,
     pub(super) runtime: Option<Section<RawRuntime>>,
     pub(super) drain_timeout: Option<Field>,
+    pub(super) probes: Option<Section<RawProbes>>,
+    pub(super) drain_delay: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +99,7 @@ pub(super) struct RawInbound {
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
     pub(super) tls: Option<Section<RawTls>>,
+    pub(super) trust_domains: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +126,7 @@ pub(super) struct RawDestination {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTls {
     pub(super) require_post_quantum: Option<Field>,
+    pub(super) mode: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,6 +140,52 @@ pub(super) struct RawUpstream {
     pub(super) response_timeout: Option<Field>,
     pub(super) pool_idle_timeout: Option<Field>,
     pub(super) pool_max_idle: Option<Field>,
+    pub(super) dns_refresh: Option<Field>,
+    pub(super) balance: Option<Field>,
+    pub(super) outlier: Option<Section<RawOutlier>>,
+    pub(super) health_check: Option<Section<RawHealthCheck>>,
+    pub(super) circuit: Option<Section<RawCircuit>>,
+    pub(super) retries: Option<Section<RawRetries>>,
+    pub(super) keepalive: Option<Field>,
+    pub(super) max_response_header_bytes: Option<Field>,
+    pub(super) max_response_headers: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutlier {
+    pub(super) consecutive_failures: Option<Field>,
+    pub(super) ejection_time: Option<Field>,
+    pub(super) max_ejected_percent: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealthCheck {
+    pub(super) path: Option<Field>,
+    pub(super) interval: Option<Field>,
+    pub(super) timeout: Option<Field>,
+    pub(super) unhealthy_after: Option<Field>,
+    pub(super) healthy_after: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCircuit {
+    pub(super) max_connections: Option<Field>,
+    pub(super) max_pending: Option<Field>,
+    pub(super) max_requests: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetries {
+    pub(super) attempts: Option<Field>,
+    pub(super) on: Option<Section<Vec<Field>>>,
+    pub(super) per_try_timeout: Option<Field>,
+    pub(super) budget_percent: Option<Field>,
+    pub(super) min_per_second: Option<Field>,
+    pub(super) buffer: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +204,16 @@ pub(super) struct RawLimits {
     pub(super) max_concurrent_streams: Option<Field>,
     pub(super) idle_timeout: Option<Field>,
     pub(super) trust_grace: Option<Field>,
+    pub(super) tcp_idle_timeout: Option<Field>,
+    pub(super) detect_timeout: Option<Field>,
+    pub(super) body_timeout: Option<Field>,
+    pub(super) request_timeout: Option<Field>,
+    pub(super) connection_age: Option<Field>,
+    pub(super) connection_grace: Option<Field>,
+    pub(super) max_handshakes: Option<Field>,
+    pub(super) max_requests: Option<Field>,
+    pub(super) max_requests_per_peer: Option<Field>,
+    pub(super) max_connections_per_peer: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,4 +235,23 @@ pub(super) struct RawLog {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
+    pub(super) max_memory: Option<Field>,
+    pub(super) reuse_port: Option<Field>,
+    pub(super) hand_over: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbes {
+    pub(super) listen: Option<Field>,
+    pub(super) paths: Option<Section<Vec<Section<RawProbe>>>>,
+    pub(super) timeout: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbe {
+    pub(super) path: Option<Field>,
+    pub(super) upstream: Option<Field>,
+    pub(super) upstream_path: Option<Field>,
 }

@@ -95,6 +95,11 @@ pub(crate) fn duration_of(text: &str) -> Result<Duration, &'static str> {
         .ok_or("expected a number with its unit, such as `500ms`, `30s` or `5m`")
 }
 
+/// Whether the value says `off`.
+pub(super) fn is_off(node: &Node) -> bool {
+    matches!(&node.value, Value::Text(text) if text == "off")
+}
+
 /// A number of bytes in `range`, such as `32KiB` or `65536`.
 pub(super) fn size(node: &Node, range: &RangeInclusive<u64>) -> Result<u64, Wrong> {
     let expected = format!(

@@ -57,7 +57,9 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(config.inbound[0].limits, LimitsConfig::default());
     assert_eq!(config.inbound[0].hosts, Vec::<String>::new());
     assert!(!config.inbound[0].show_reason);
-    assert!(!config.inbound[0].tls.require_post_quantum);
+    assert_eq!(config.inbound[0].tls, TlsConfig::default());
+    assert_eq!(config.inbound[0].trust_domains, None);
+    assert_eq!(config.probes, None);
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:15000");
     assert_eq!(config.log.level, tracing::Level::INFO);
     assert_eq!(config.log.decisions, DecisionSink::Stdout);
@@ -76,6 +78,57 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(whole.log, minimal.log);
     assert_eq!(whole.runtime, minimal.runtime);
     assert_eq!(whole.drain_timeout, minimal.drain_timeout);
+}
+
+fn limits(keys: &str) -> Result<LimitsConfig, ConfigErrors> {
+    let service = "service: orders";
+    let text = with(service, &format!("{service}\n    limits: {{ {keys} }}"));
+    read(&text).map(|config| config.inbound[0].limits.clone())
+}
+
+#[test]
+fn one_peer_may_hold_half_unless_told_otherwise() {
+    let half = limits("max_connections: 5, max_requests: 200").unwrap();
+    assert_eq!(half.max_connections_per_peer, 3);
+    assert_eq!(half.max_requests_per_peer, 100);
+    let told = limits("max_requests: 200, max_requests_per_peer: 200").unwrap();
+    assert_eq!(told.max_requests_per_peer, 200);
+    let more = limits("max_requests: 200, max_requests_per_peer: 201").unwrap_err();
+    let expected = "`inbound[0].limits.max_requests_per_peer`: `201` is out of range; \
+                    expected a whole number from 1 to 200";
+    assert!(more.to_string().contains(expected), "{more}");
+}
+
+#[test]
+fn times_that_are_off_can_be_said_to_be() {
+    let off = limits("request_timeout: off, connection_age: off").unwrap();
+    assert_eq!(off, LimitsConfig::default());
+    let on = limits("request_timeout: 30s, connection_age: 168h").unwrap();
+    assert_eq!(on.request_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(on.connection_age, Some(Duration::from_secs(7 * 86_400)));
+    let wrong = limits("request_timeout: never, body_timeout: off").unwrap_err();
+    let told = wrong.to_string();
+    assert!(told.contains("`never` is not a duration"), "{told}");
+    assert!(
+        told.contains("such as `500ms`, `30s` or `5m`, or `off`"),
+        "{told}"
+    );
+    assert!(told.contains("`off` is not a duration"), "{told}");
+}
+
+#[test]
+fn memory_is_limited_by_the_control_group_by_itself_or_not_at_all() {
+    let memory = |limit: &str| {
+        let text = with(
+            "policies:",
+            &format!("runtime: {{max_memory: {limit}}}\npolicies:"),
+        );
+        read(&text).unwrap().runtime.max_memory
+    };
+    assert_eq!(read(MINIMAL).unwrap().runtime.max_memory, MaxMemory::Auto);
+    assert_eq!(memory("auto"), MaxMemory::Auto);
+    assert_eq!(memory("off"), MaxMemory::Off);
+    assert_eq!(memory("512MiB"), MaxMemory::Bytes(512 << 20));
 }
 
 #[test]
@@ -125,7 +178,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "name: orders",
             "nmae: orders",
-            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, protocol, mode, upstream, limits, show_reason, tls",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, protocol, mode, upstream, limits, show_reason, tls, trust_domains",
         ),
         (
             "name: orders",
@@ -195,7 +248,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    limits: 10",
-            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace",
+            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace, tcp_idle_timeout, detect_timeout, body_timeout, request_timeout, connection_age, connection_grace, max_handshakes, max_requests, max_requests_per_peer, max_connections_per_peer",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -205,7 +258,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    tls: { require_post_quantun: true }",
-            "w.yaml:14:12: unknown key `require_post_quantun` in `inbound[0].tls`; did you mean `require_post_quantum`? allowed here: require_post_quantum",
+            "w.yaml:14:12: unknown key `require_post_quantun` in `inbound[0].tls`; did you mean `require_post_quantum`? allowed here: require_post_quantum, mode",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -284,6 +337,11 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         ),
         (
             "policies:",
+            "runtime: {max_memory: lots}\npolicies:",
+            "w.yaml:6:23: `runtime.max_memory`: `lots` is not a size; expected a size from 16MiB to 1024GiB, such as `32KiB` or `65536`, or `auto` or `off`",
+        ),
+        (
+            "policies:",
             "runtime: {workers: two}\npolicies:",
             "w.yaml:6:20: `runtime.workers`: expected a whole number from 1 to 256, found the text `two`",
         ),
@@ -310,6 +368,155 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
             "expected {expected}\ntold     {told}"
         );
     }
+}
+
+#[test]
+fn keys_that_do_nothing_for_a_protocol_are_refused() {
+    let tcp = "\
+address: a:1
+      protocol: http2
+      response_timeout: 1s
+    protocol: tcp
+    show_reason: false
+    limits: {idle_timeout: 1m, max_header_bytes: 8KiB, tcp_idle_timeout: 1m, detect_timeout: 1s}
+";
+    let about_http = "this is about HTTP, which a `tcp` listener does not read; remove it, or set `protocol: http` or `auto`";
+    let expected = [
+        format!("w.yaml:14:17: `inbound[0].upstream.protocol`: {about_http}"),
+        format!("w.yaml:15:25: `inbound[0].upstream.response_timeout`: {about_http}"),
+        format!("w.yaml:17:18: `inbound[0].show_reason`: {about_http}"),
+        format!("w.yaml:18:28: `inbound[0].limits.idle_timeout`: {about_http}"),
+        format!("w.yaml:18:50: `inbound[0].limits.max_header_bytes`: {about_http}"),
+        "w.yaml:18:94: `inbound[0].limits.detect_timeout`: the protocol is declared, so nothing is detected; remove it, or set `protocol: auto`".to_owned(),
+    ];
+    assert_eq!(errors(&with("address: 127.0.0.1:8080\n", tcp)), expected);
+    let http = "address: a:1\n    limits: {tcp_idle_timeout: 1m}\n";
+    let told = errors(&with("address: 127.0.0.1:8080\n", http));
+    assert_eq!(
+        told,
+        [
+            "w.yaml:14:32: `inbound[0].limits.tcp_idle_timeout`: an `http` listener has no connections that are plain TCP; remove it, set `idle_timeout`, or set `protocol: tcp` or `auto`"
+        ]
+    );
+    let auto = tcp.replace("protocol: tcp", "protocol: auto");
+    let config = read(&with("address: 127.0.0.1:8080\n", &auto)).unwrap();
+    assert_eq!(config.inbound[0].protocol, ListenerProtocol::Auto);
+}
+
+#[test]
+fn post_quantum_only_and_permissive_exclude_each_other() {
+    let both = "address: a:1\n    tls: {require_post_quantum: true, mode: permissive}\n";
+    let told = errors(&with("address: 127.0.0.1:8080\n", both));
+    assert_eq!(
+        told,
+        [
+            "w.yaml:14:45: `inbound[0].tls.mode`: a caller without TLS has no key exchange at all; set `mode: strict`, or `require_post_quantum: false` until everybody calls with TLS"
+        ]
+    );
+}
+
+#[test]
+fn trust_domains_are_listed_or_left_out() {
+    let listed = |list: &str| {
+        let key = format!("address: a:1\n    trust_domains: {list}\n");
+        with("address: 127.0.0.1:8080\n", &key)
+    };
+    let config = read(&listed("[shop.example, partner.example]")).unwrap();
+    let domains = config.inbound[0].trust_domains.as_deref().unwrap();
+    assert_eq!(domains.len(), 2);
+    for (list, expected) in [
+        ("[]", "the list is empty; name at least one trust domain"),
+        (
+            "[a, a]",
+            "this trust domain is in the list already; keep one of the two",
+        ),
+        (
+            "['A!']",
+            "`A!` is not a trust domain; expected a trust domain, such as `partner.example`",
+        ),
+    ] {
+        let told = errors(&listed(list)).join("\n");
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn probes_lead_to_the_first_listener_unless_told_otherwise() {
+    let probes = "\
+probes:
+  listen: 0.0.0.0:15021
+  paths:
+    - {path: /healthz}
+    - {path: '/ready?a=b', upstream: 'unix:app.sock', upstream_path: /r}
+";
+    let config = read(&format!("{MINIMAL}{probes}")).unwrap();
+    let probes = config.probes.unwrap();
+    assert_eq!(probes.timeout, Duration::from_secs(5));
+    assert_eq!(
+        probes.paths[0].addresses,
+        config.inbound[0].upstream.addresses
+    );
+    assert_eq!(probes.paths[0].upstream_path, "/healthz");
+    let socket = Address::Unix("/etc/w/app.sock".into());
+    assert_eq!(probes.paths[1].addresses, [socket]);
+    assert_eq!(probes.paths[1].upstream_path, "/r");
+}
+
+#[test]
+fn mistakes_in_probes_are_told() {
+    let told = |probes: &str| errors(&format!("{MINIMAL}probes: {probes}\n")).join("\n");
+    for (probes, expected) in [
+        (
+            "{paths: [{path: /a}]}",
+            "the key `listen` is missing in `probes`",
+        ),
+        (
+            "{listen: '0.0.0.0:1'}",
+            "the key `paths` is missing in `probes`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: []}",
+            "the list is empty; name at least one path",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{}]}",
+            "the key `path` is missing in `probes.paths[0]`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: healthz}]}",
+            "`healthz` is not a path; expected a path, such as `/healthz`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: /a/../b}]}",
+            "`/a/../b` is not a path; expected a path, such as `/healthz`: the path has an empty or dot segment",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: /a}, {path: /a}]}",
+            "`/a` is probed already; name each path once",
+        ),
+        (
+            "{listen: '0.0.0.0:8443', paths: [{path: /a}]}",
+            "`0.0.0.0:8443` is taken by the listener `orders`; give the probes their own port",
+        ),
+        (
+            "{listen: '127.0.0.1:15000', paths: [{path: /a}]}",
+            "`127.0.0.1:15000` is taken by the listener `admin`; give the probes their own port",
+        ),
+    ] {
+        let told = told(probes);
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+    let tcp = MINIMAL.replace(
+        "    service: orders\n",
+        "    service: orders\n    protocol: tcp\n",
+    );
+    let text = format!("{tcp}probes: {{listen: '0.0.0.0:1', paths: [{{path: /a}}]}}\n");
+    let told = errors(&text).join("\n");
+    let expected = "the first listener's upstream cannot be probed; name the address of an HTTP endpoint as `upstream`";
+    assert!(told.contains(expected), "{told}");
 }
 
 #[test]
@@ -602,5 +809,129 @@ proptest! {
                 prop_assert!(problem.line().is_some() && problem.column().is_some(), "{problem}");
             }
         }
+    }
+}
+
+/// `MINIMAL` with more keys of its upstream.
+fn upstream_with(keys: &str) -> String {
+    let address = "address: 127.0.0.1:8080";
+    with(address, &format!("{address}\n      {keys}"))
+}
+
+#[test]
+fn what_an_upstream_does_in_trouble_is_read() {
+    let keys = "\
+dns_refresh: 5s
+      balance: round_robin
+      outlier: {consecutive_failures: 2, ejection_time: 1s, max_ejected_percent: 100}
+      health_check: {path: '/healthz?full=1', healthy_after: 1}
+      circuit: {max_connections: 10, max_requests: 100}
+      retries: {attempts: 4, on: [reset, 502, grpc_unavailable], per_try_timeout: 2s, buffer: 4KiB}";
+    let config = read(&upstream_with(keys)).unwrap();
+    let upstream = &config.inbound[0].upstream;
+    assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!(upstream.outlier.max_ejected_percent, 100);
+    let check = upstream.health_check.clone().unwrap();
+    assert_eq!(
+        (check.path.as_str(), check.healthy_after),
+        ("/healthz?full=1", 1)
+    );
+    assert_eq!(
+        (check.unhealthy_after, check.timeout),
+        (3, Duration::from_secs(2))
+    );
+    let expected = CircuitConfig {
+        max_connections: Some(10),
+        max_pending: Some(1024),
+        max_requests: Some(100),
+    };
+    assert_eq!(upstream.circuit, expected);
+    let expected = RetryConfig {
+        attempts: 4,
+        on: vec![
+            RetryOn::Reset,
+            RetryOn::Status(502),
+            RetryOn::GrpcUnavailable,
+        ],
+        per_try_timeout: Some(Duration::from_secs(2)),
+        budget_percent: 20,
+        min_per_second: 10,
+        buffer: 4096,
+    };
+    assert_eq!(upstream.retries, Some(expected));
+}
+
+#[test]
+fn retries_and_limits_are_off_unless_asked_for() {
+    let upstream = read(MINIMAL).unwrap().inbound.remove(0).upstream;
+    assert_eq!(upstream.retries, None);
+    assert_eq!(upstream.circuit, CircuitConfig::default());
+    assert_eq!(upstream.health_check, None);
+    let retries = read(&upstream_with("retries: {}"))
+        .unwrap()
+        .inbound
+        .remove(0);
+    let on = retries.upstream.retries.unwrap().on;
+    assert_eq!(on, [RetryOn::Connect, RetryOn::Reset, RetryOn::Status(503)]);
+}
+
+#[test]
+fn a_mistake_in_what_an_upstream_does_in_trouble_is_told_with_its_remedy() {
+    let table = [
+        (
+            "keepalive: 10s",
+            "w.yaml:14:18: `inbound[0].upstream.keepalive`: only HTTP/2 connections can be pinged; set `protocol: http2`, or leave `keepalive` out",
+        ),
+        (
+            "circuit: {max_pending: 1}",
+            "w.yaml:14:30: `inbound[0].upstream.circuit.max_pending`: nothing waits where connections are not limited; add `max_connections`, or leave `max_pending` out",
+        ),
+        (
+            "circuit: {max_requests: 0}",
+            "w.yaml:14:31: `inbound[0].upstream.circuit.max_requests`: `0` is out of range; expected a whole number from 1 to 1000000",
+        ),
+        (
+            "retries: {attempts: 1}",
+            "w.yaml:14:27: `inbound[0].upstream.retries.attempts`: `1` is out of range; expected a whole number from 2 to 10",
+        ),
+        (
+            "retries: {on: [500]}",
+            "w.yaml:14:22: `inbound[0].upstream.retries.on[0]`: `500` is not known here; ",
+        ),
+        (
+            "retries: {on: []}",
+            "w.yaml:14:17: `inbound[0].upstream.retries.on`: the list is empty; name at least one condition",
+        ),
+        (
+            "retries: {on: [502, 502]}",
+            "w.yaml:14:27: `inbound[0].upstream.retries.on[1]`: this condition is in the list already; keep one of the two",
+        ),
+        (
+            "retries: {buffer: 2MiB}",
+            "w.yaml:14:25: `inbound[0].upstream.retries.buffer`: `2MiB` is out of range; ",
+        ),
+        (
+            "health_check: {}",
+            "w.yaml:14:7: the key `path` is missing in `inbound[0].upstream.health_check`",
+        ),
+        (
+            "health_check: {path: healthz}",
+            "w.yaml:14:28: `inbound[0].upstream.health_check.path`: `healthz` is not a path; expected a path, such as `/healthz`",
+        ),
+        (
+            "balance: random",
+            "w.yaml:14:16: `inbound[0].upstream.balance`: `random` is not known here; expected one of: round_robin, least_requests",
+        ),
+        (
+            "outlier: {max_ejected_percent: 101}",
+            "w.yaml:14:38: `inbound[0].upstream.outlier.max_ejected_percent`: `101` is out of range; expected a whole number from 0 to 100",
+        ),
+    ];
+    for (keys, expected) in table {
+        let told = errors(&upstream_with(keys)).join("\n");
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
     }
 }

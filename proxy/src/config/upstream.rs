@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use super::defaults as default;
 use super::problem::Wrong;
-use super::raw::{RawUpstream, RawUpstreamTls, Section};
+use super::raw::{Field, RawUpstream, RawUpstreamTls, Section};
 use super::tree::{Node, NodeId};
-use super::validate::{HOUR, Validator};
+use super::validate::{HOUR, Validator, content};
 use super::{Address, HostPort, UpstreamConfig, UpstreamProtocol, UpstreamTls, scalar};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const CONNECT_TIME: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(300);
 const UPSTREAM_TIME: RangeInclusive<Duration> = MILLISECOND..=HOUR;
+const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
 
 const PROTOCOLS: [(&str, UpstreamProtocol); 2] = [
     ("http1", UpstreamProtocol::Http1),
@@ -46,6 +47,26 @@ impl Validator<'_> {
             &UPSTREAM_TIME,
         );
         let max_idle = self.count(raw.pool_max_idle, default::POOL_MAX_IDLE, 0..=10_000);
+        let refresh = self.time(raw.dns_refresh, default::DNS_REFRESH, &REFRESH);
+        let balance = self.balance(raw.balance);
+        let outlier = self.outlier(raw.outlier.as_ref().map(content));
+        let health_check = self.health_check(raw.health_check.as_ref());
+        let circuit = self.circuit(raw.circuit.as_ref().map(content));
+        let retries = self.retries(raw.retries.as_ref().map(content));
+        let keepalive = self.keepalive(raw.keepalive, protocol);
+        let header_bytes = self.optional(
+            raw.max_response_header_bytes,
+            default::MAX_RESPONSE_HEADER_BYTES,
+            |node| {
+                let bytes = scalar::size(node, &(8 << 10..=1 << 20))?;
+                Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+            },
+        );
+        let headers = self.count(
+            raw.max_response_headers,
+            default::MAX_RESPONSE_HEADERS,
+            1..=1_000,
+        );
         Some(UpstreamConfig {
             addresses: addresses?,
             protocol: protocol?,
@@ -54,6 +75,15 @@ impl Validator<'_> {
             response_timeout: response?,
             pool_idle_timeout: idle?,
             pool_max_idle: max_idle?,
+            dns_refresh: refresh?,
+            balance: balance?,
+            outlier: outlier?,
+            health_check: health_check?,
+            circuit: circuit?,
+            retries: retries?,
+            keepalive: keepalive?,
+            max_response_header_bytes: header_bytes?,
+            max_response_headers: headers?,
         })
     }
 
@@ -81,6 +111,24 @@ impl Validator<'_> {
                 None
             }
         }
+    }
+
+    /// PING is a frame of HTTP/2: the key would do nothing for another protocol.
+    fn keepalive(
+        &mut self,
+        field: Option<Field>,
+        protocol: Option<UpstreamProtocol>,
+    ) -> Option<Option<Duration>> {
+        let keepalive = self.maybe(field, |node| scalar::duration(node, &REFRESH))?;
+        if keepalive.is_some() && protocol == Some(UpstreamProtocol::Http1) {
+            let wrong = Wrong::new("only HTTP/2 connections can be pinged");
+            self.note(
+                field,
+                wrong.help("set `protocol: http2`, or leave `keepalive` out"),
+            );
+            return None;
+        }
+        Some(keepalive)
     }
 
     fn upstream_tls(&mut self, raw: Option<&Section<RawUpstreamTls>>) -> Option<UpstreamTls> {

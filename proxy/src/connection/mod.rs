@@ -1,34 +1,102 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod detect;
+mod ended;
+mod frames;
 pub(crate) mod http;
+mod metered;
+mod patience;
+mod roster;
+mod stalled;
 pub(crate) mod tcp;
 mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ::http::header::EXPECT;
+use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use wayleave_certs::Alpn;
 
+use crate::admission::Excess;
 use crate::caller::Caller;
-use crate::config::UpstreamProtocol;
+use crate::config::{ListenerProtocol, UpstreamProtocol};
 use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
-use crate::forward::{self, ResponseBody, Tenure, headers};
+use crate::forward::{self, ResponseBody, Tenure, Times, headers};
 use crate::gate::Gate;
 use crate::protocol::{Call, Shape};
-use crate::record::{Entry, Origin};
+use crate::record::{Calls, Entry, Origin};
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::trust::Trust;
+use detect::Speaks;
+
+pub(crate) use patience::interval as sweep_interval;
+use patience::{Patience, Sight};
+pub(crate) use roster::Roster;
 
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
+
+/// How long a connection may take to say what it is once draining has begun.
+const LAST_ARRIVAL: Duration = Duration::from_secs(3);
+
+/// Completes when a connection that has not said what it is is not worth waiting for any more:
+/// who has connected before draining began is served, unless it takes too long.
+pub(crate) async fn overdue(drain: &Drain) {
+    drain.begun().await;
+    tokio::select! {
+        () = tokio::time::sleep(LAST_ARRIVAL) => {}
+        () = drain.cut() => {}
+    }
+}
+
+/// Serves a connection in the protocol of its listener: that which was `agreed` on, or that which
+/// its first bytes tell. `host` is whom the caller asked for, as far as it said.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    protocol: ListenerProtocol,
+    agreed: Option<Alpn>,
+    host: &str,
+    connection: Arc<Connection>,
+) {
+    let limits = &connection.gate.limits;
+    let speaks = match (protocol, agreed) {
+        (ListenerProtocol::Tcp, _) => Speaks::Other,
+        (ListenerProtocol::Http | ListenerProtocol::Auto, Some(version)) => Speaks::Http(version),
+        (listener, None) => {
+            let detection = async {
+                match listener {
+                    ListenerProtocol::Auto => {
+                        detect::protocol(&mut stream, limits.detect_timeout).await
+                    }
+                    _ => detect::http_version(&mut stream, limits.header_timeout)
+                        .await
+                        .map_or(Speaks::Nothing, Speaks::Http),
+                }
+            };
+            tokio::select! {
+                speaks = detection => speaks,
+                () = overdue(&connection.drain) => return,
+            }
+        }
+    };
+    match speaks {
+        Speaks::Http(version) => http::serve(stream, version, connection).await,
+        Speaks::Other => tcp::serve(stream, connection, host).await,
+        // A client of HTTP that asks for nothing is no call.
+        Speaks::Nothing if protocol == ListenerProtocol::Http => {}
+        Speaks::Nothing => tcp::undetected(stream, &connection, host),
+    }
+}
 
 /// What all calls of one connection share.
 pub(crate) struct Connection {
@@ -38,6 +106,9 @@ pub(crate) struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    /// Whether the next answer of an HTTP/1.1 connection is its last.
+    closing: AtomicBool,
+    patience: Mutex<Patience>,
     drain: Drain,
 }
 
@@ -54,15 +125,18 @@ impl Connection {
             listener: Arc::clone(&gate.name),
             service: gate.routes.only().map(|route| Arc::clone(&route.service)),
             direction: gate.enforcer.direction,
+            calls: Arc::new(Calls::at(gate.admission.place(&caller))),
             caller,
             source,
-            calls: Arc::default(),
         };
+        let patience = Patience::new(&gate.limits, Instant::now());
         Self {
             gate,
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
+            patience: Mutex::new(patience),
             drain,
         }
     }
@@ -76,23 +150,45 @@ impl Connection {
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
+        if let Some(excess) = self.origin.calls.excess() {
+            let denial = excess_denial(entry, excess, &head);
+            let left = unread::when_dropped(version, &body);
+            let answer = denial.into_response(shape, left).map(ResponseBody::own);
+            return Ok(self.last_of_all(version, answer));
+        }
         let expects = head.headers.contains_key(EXPECT);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
-                return Ok(denial
-                    .into_response(shape, connection)
-                    .map(ResponseBody::own));
+                let answer = denial.into_response(shape, connection);
+                return Ok(self.last_of_all(version, answer.map(ResponseBody::own)));
             }
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
-        Ok(
-            answer
-                .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
-        )
+        let times = self.times(shape);
+        let answer = forward::forward(lease, request, &route.pool, times, || self.tenure()).await;
+        let answer = answer
+            .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
+        Ok(self.last_of_all(version, answer))
+    }
+
+    /// Says with an answer that it is the last one, where the connection is to end and HTTP/1.1
+    /// would leave the caller to guess. HTTP/2 has GOAWAY, and a tunnel is no longer HTTP.
+    fn last_of_all(
+        &self,
+        version: Version,
+        mut answer: Response<ResponseBody>,
+    ) -> Response<ResponseBody> {
+        if self.closing.load(Ordering::Relaxed)
+            && version < Version::HTTP_2
+            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        answer
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.
@@ -105,8 +201,7 @@ impl Connection {
         let call = match Call::read(shape, head) {
             Ok(call) => call,
             Err(why) => {
-                let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
-                entry.refused(why.reason_code(), None, Some(target));
+                entry.refused(why.reason_code(), None, Some(target(head)));
                 return Err(Denial::ambiguous(entry, why));
             }
         };
@@ -128,6 +223,18 @@ impl Connection {
         Ok((lease, route))
     }
 
+    /// How long a call that begins now may take. A gRPC stream may be silent for as long as both
+    /// sides like; its deadline is its client's.
+    fn times(&self, shape: Shape) -> Times {
+        let limits = &self.gate.limits;
+        let body = (shape != Shape::Grpc).then_some(limits.body_timeout);
+        let whole = limits.request_timeout;
+        Times {
+            body,
+            whole: whole.map(|whole| (tokio::time::Instant::now() + whole, whole)),
+        }
+    }
+
     /// Ends when the caller would no longer be let in.
     fn trust(&self) -> Trust {
         Trust::new(self.gate.identity.clone(), self.origin.caller.clone())
@@ -141,9 +248,54 @@ impl Connection {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.origin.calls.none_open()
+    /// Whether its peer has as many connections as one peer may; tells of it.
+    fn is_unwelcome(&self) -> bool {
+        let unwelcome = self.origin.calls.is_unwelcome();
+        if unwelcome {
+            let (source, peer) = (self.origin.source, self.origin.caller.name());
+            self.gate.metrics.connection_cut("peer_limit");
+            tracing::warn!(%source, peer, reason_code = "peer_limit", "connection refused");
+        }
+        unwelcome
     }
+
+    /// Looks for what the connection is out of time for, and tells whoever serves it.
+    fn look(&self, now: Instant) {
+        let flow = self.origin.calls.flow();
+        let sight = Sight {
+            served: self.served.load(Ordering::Relaxed),
+            busy: !self.origin.calls.none_open(),
+            movement: flow.movement(),
+        };
+        let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(overdue) = patience.look(sight, &self.gate.limits, now) {
+            flow.tell(overdue);
+        }
+    }
+
+    /// Leaves a record of what never became a call.
+    fn record_refusal(&self, reason_code: &'static str, status: Option<StatusCode>) {
+        let mut entry = self.gate.recorder.open(&self.origin);
+        entry.refused(reason_code, None, None);
+        if let Some(status) = status {
+            entry.answered(status);
+        }
+        entry.completed();
+    }
+}
+
+/// SECURITY: before anything is read or asked that costs more than the refusal.
+fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
+    entry.refused(excess.reason_code(), None, Some(target(head)));
+    match excess {
+        Excess::Overloaded => Denial::overloaded(entry),
+        Excess::PeerLimit => Denial::peer_limit(entry),
+    }
+}
+
+/// What was asked for, as far as a record of a refusal keeps it.
+fn target(head: &Parts) -> String {
+    head.uri.to_string().chars().take(TARGET_KEPT).collect()
 }
 
 /// A WebSocket handshake is carried to an upstream that can answer it.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::Enforcer;
 use super::kept_headers::KeptHeaders;
 use crate::protocol::Call;
-use crate::record::{Entry, Failure};
+use crate::record::{Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
 
 /// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
@@ -90,9 +90,19 @@ impl Lease {
         self.entry.answered(status);
     }
 
+    /// Notes how often the upstream has been tried.
+    pub(crate) fn attempted(&mut self, attempts: u32) {
+        self.entry.attempted(attempts);
+    }
+
     /// Notes that the answer was delivered whole.
     pub(crate) fn completed(&mut self) {
         self.entry.completed();
+    }
+
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.entry.carried(carried);
     }
 
     /// Notes what cut the call short.

@@ -1,93 +1,104 @@
-//! Makes connections to one upstream: finds an address, connects, and where the upstream is
-//! another workload proves ours and has it prove its own.
+//! Makes a connection to one endpoint of an upstream, and where the upstream is another workload
+//! proves ours and has it prove its own.
 
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use wayleave_certs::tls::ClientTls;
+use wayleave_certs::tls::{ClientTls, HandshakeError};
+use wayleave_certs::{Alpn, IdentityReader};
 
+use super::endpoint::{Endpoint, Target};
 use super::error::ForwardError;
-use crate::config::{Address, HostPort, UpstreamConfig};
+use super::vouch::Vouched;
+use crate::config::UpstreamProtocol;
 use crate::stream::Stream;
 
-/// How one upstream is reached. Workers share it.
+/// Mutual TLS towards an upstream, with the identity that it presents.
 #[derive(Debug)]
-pub(crate) struct Dialer {
-    config: UpstreamConfig,
-    /// Mutual TLS towards the upstream; plain where there is none.
-    tls: Option<ClientTls>,
+pub(crate) struct MutualTls {
+    pub(crate) client: ClientTls,
+    pub(crate) identity: IdentityReader,
 }
 
-impl Dialer {
-    /// Reaches the upstream of `config`, through `tls` where it is given.
-    pub(crate) fn new(config: UpstreamConfig, tls: Option<ClientTls>) -> Self {
-        Self { config, tls }
-    }
+/// A new connection, with what its reuse depends on.
+#[derive(Debug)]
+pub(super) struct Dialed {
+    pub(super) stream: Stream,
+    pub(super) vouched: Option<Box<Vouched>>,
+    /// What the handshake agreed on; nothing without TLS.
+    alpn: Option<Alpn>,
+}
 
-    /// The upstream's settings.
-    pub(crate) fn config(&self) -> &UpstreamConfig {
-        &self.config
-    }
-
-    /// A new connection, ready for the upstream's protocol.
-    pub(super) async fn connect(&self) -> Result<Stream, ForwardError> {
-        let limit = self.config.connect_timeout;
-        tokio::time::timeout(limit, self.connect_any())
-            .await
-            .map_err(|_| ForwardError::ConnectTimeout(limit))?
-    }
-
-    /// Connects to the first address that answers.
-    async fn connect_any(&self) -> Result<Stream, ForwardError> {
-        let mut last = ForwardError::NoAddress;
-        for address in &self.config.addresses {
-            match self.connect_to(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
+/// Connects to an endpoint. Sets no time limit; the caller does.
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    tls: Option<&MutualTls>,
+) -> Result<Dialed, ForwardError> {
+    match &endpoint.target {
+        Target::Unix(path) => {
+            let socket = UnixStream::connect(path).await;
+            Ok(Dialed::plain(socket.map_err(ForwardError::Connect)?.into()))
         }
-        Err(last)
-    }
-
-    async fn connect_to(&self, address: &Address) -> Result<Stream, ForwardError> {
-        match address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path)
-                    .await
-                    .map_err(ForwardError::Connect)?;
-                Ok(stream.into())
-            }
-            Address::Tcp(address) => {
-                self.secure(address, resolve_and_connect(address).await?)
-                    .await
+        Target::Tcp(address) => {
+            let socket = TcpStream::connect(address).await;
+            let socket = socket.map_err(ForwardError::Connect)?;
+            socket.set_nodelay(true).map_err(ForwardError::Connect)?;
+            match tls {
+                None => Ok(Dialed::plain(socket.into())),
+                Some(tls) => secure(tls, &endpoint.host, socket).await,
             }
         }
     }
+}
 
-    async fn secure(&self, address: &HostPort, socket: TcpStream) -> Result<Stream, ForwardError> {
-        socket.set_nodelay(true).map_err(ForwardError::Connect)?;
-        let Some(tls) = &self.tls else {
-            return Ok(socket.into());
+async fn secure(tls: &MutualTls, host: &str, socket: TcpStream) -> Result<Dialed, ForwardError> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| ForwardError::ServerName(host.to_owned()))?;
+    let no_identity = || ForwardError::Tls(Box::new(HandshakeError::NoIdentity));
+    let own = tls.identity.current().ok_or_else(no_identity)?;
+    let (stream, peer) = tls.client.connect(name, socket).await.map_err(refused)?;
+    Ok(Dialed {
+        stream: stream.into(),
+        // A server without ALPN speaks what was there before it.
+        alpn: Some(peer.tls().alpn.unwrap_or(Alpn::Http1)),
+        vouched: Some(Box::new(Vouched::new(
+            tls.identity.clone(),
+            own.svid().clone(),
+            peer,
+        ))),
+    })
+}
+
+/// A server that does not know our protocol says so by an alert (RFC 7301 section 3.2).
+fn refused(error: HandshakeError) -> ForwardError {
+    match error {
+        HandshakeError::PeerAlert { alert } if alert == "NoApplicationProtocol" => {
+            ForwardError::NoCommonProtocol
+        }
+        error => ForwardError::Tls(Box::new(error)),
+    }
+}
+
+impl Dialed {
+    fn plain(stream: Stream) -> Self {
+        Self {
+            stream,
+            vouched: None,
+            alpn: None,
+        }
+    }
+
+    /// Makes sure that the handshake agreed on the configured protocol.
+    pub(super) fn speaks(self, protocol: UpstreamProtocol) -> Result<Self, ForwardError> {
+        let expected = match protocol {
+            UpstreamProtocol::Http1 => Alpn::Http1,
+            UpstreamProtocol::Http2 => Alpn::Http2,
         };
-        let name = ServerName::try_from(address.host.clone())
-            .map_err(|_| ForwardError::ServerName(address.host.clone()))?;
-        let (stream, _peer) = tls
-            .connect(name, socket)
-            .await
-            .map_err(|error| ForwardError::Tls(Box::new(error)))?;
-        Ok(stream.into())
-    }
-}
-
-async fn resolve_and_connect(address: &HostPort) -> Result<TcpStream, ForwardError> {
-    let addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(ForwardError::Resolve)?;
-    let mut last = ForwardError::NoAddress;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = ForwardError::Connect(error),
+        match self.alpn {
+            Some(found) if found != expected => Err(ForwardError::Protocol {
+                expected: expected.as_str(),
+                found: found.as_str(),
+            }),
+            _ => Ok(self),
         }
     }
-    Err(last)
 }

@@ -9,8 +9,6 @@ use crate::record::Failure;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForwardError {
-    #[error("cannot resolve the upstream's host name")]
-    Resolve(#[source] io::Error),
     #[error("the upstream's host name has no address")]
     NoAddress,
     #[error("cannot connect to the upstream")]
@@ -21,27 +19,120 @@ pub(super) enum ForwardError {
     ServerName(String),
     #[error("the upstream is not the workload that is meant")]
     Tls(#[source] Box<HandshakeError>),
+    #[error("the upstream speaks `{found}` where `protocol` says `{expected}`")]
+    Protocol {
+        expected: &'static str,
+        found: &'static str,
+    },
+    #[error("the upstream does not speak what `protocol` says, by its own word (ALPN)")]
+    NoCommonProtocol,
     #[error("the upstream does not speak the configured protocol")]
     Handshake(#[source] hyper::Error),
+    #[error("the upstream closed before it spoke HTTP/2")]
+    NoPreface,
+    #[error("the upstream allows for no HTTP/2 stream")]
+    NoStreams,
     #[error("no response head within {0:?}")]
     ResponseTimeout(Duration),
+    #[error("no more of the request's body within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the call was not over within {whole:?}")]
+    RequestTimeout {
+        /// How long a call may take.
+        whole: Duration,
+        /// Whether its body was still to come.
+        by_caller: bool,
+    },
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
     #[error("the upstream switched protocols without being asked to")]
     UnexpectedUpgrade,
+    #[error("the call was decided again, and denied")]
+    LeaseEnded,
+    #[error("the upstream's `{0}` is reached")]
+    Overloaded(&'static str),
 }
 
 impl ForwardError {
+    /// Whether it was for the caller to do the next thing.
+    pub(super) fn is_the_callers(&self) -> bool {
+        match self {
+            Self::BodyTimeout(_) => true,
+            Self::RequestTimeout { by_caller, .. } => *by_caller,
+            _ => false,
+        }
+    }
+
     /// What records and the caller are told.
     pub(super) fn failure(&self) -> Failure {
         match self {
-            Self::Resolve(_)
-            | Self::NoAddress
-            | Self::Connect(_)
-            | Self::ServerName(_)
-            | Self::Tls(_) => Failure::UpstreamUnreachable,
+            Self::NoAddress | Self::Connect(_) | Self::ServerName(_) | Self::Tls(_) => {
+                Failure::UpstreamUnreachable
+            }
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
-            Self::Handshake(_) | Self::Broke(_) | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+            Self::BodyTimeout(_) => Failure::BodyTimeout,
+            Self::RequestTimeout { .. } => Failure::RequestTimeout,
+            Self::Protocol { .. } | Self::NoCommonProtocol => Failure::UpstreamProtocol,
+            Self::Handshake(_)
+            | Self::NoPreface
+            | Self::NoStreams
+            | Self::Broke(_)
+            | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+            Self::LeaseEnded => Failure::LeaseEnded,
+            Self::Overloaded(_) => Failure::UpstreamOverloaded,
         }
     }
+
+    /// Whether it came before there was a connection, so that another endpoint may do better.
+    pub(super) fn is_connect(&self) -> bool {
+        match self {
+            Self::NoAddress
+            | Self::Connect(_)
+            | Self::ConnectTimeout(_)
+            | Self::ServerName(_)
+            | Self::Tls(_)
+            | Self::Protocol { .. }
+            | Self::NoCommonProtocol
+            | Self::Handshake(_)
+            | Self::NoPreface
+            | Self::NoStreams => true,
+            Self::ResponseTimeout(_)
+            | Self::BodyTimeout(_)
+            | Self::RequestTimeout { .. }
+            | Self::Broke(_)
+            | Self::UnexpectedUpgrade
+            | Self::LeaseEnded
+            | Self::Overloaded(_) => false,
+        }
+    }
+
+    /// The stable name of a failed connection for metrics.
+    pub(super) fn connect_reason(&self) -> &'static str {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "refused",
+            Self::ConnectTimeout(_) => "timeout",
+            Self::Tls(error) => error.reason_code(),
+            Self::NoAddress => "no_address",
+            Self::Protocol { .. }
+            | Self::NoCommonProtocol
+            | Self::Handshake(_)
+            | Self::NoPreface
+            | Self::NoStreams => "protocol",
+            _ => "io_error",
+        }
+    }
+}
+
+/// Whether the upstream promises that it did not look at the request: it refused the stream, or
+/// went away before it (RFC 9113 sections 6.8 and 8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (refused || error.is_go_away());
+        }
+        source = error.source();
+    }
+    false
 }

@@ -1,16 +1,28 @@
 //! Carries an allowed call to the upstream and the answer back. Needs a [`Lease`] by
 //! value: what was not allowed cannot be forwarded.
 
+mod balance;
+mod budget;
+mod carry;
+mod circuit;
 mod dial;
+mod endpoint;
 mod error;
 pub(crate) mod headers;
+mod health_check;
+pub(crate) mod metrics;
 mod pool;
 mod request_body;
+mod resolve;
 mod response_body;
+mod retry;
+mod times;
 pub(crate) mod tunnel;
+mod upstream;
+mod vouch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -18,76 +30,125 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-pub(crate) use dial::Dialer;
+pub(crate) use dial::MutualTls;
 use error::ForwardError;
 pub(crate) use pool::Pool;
-use pool::{Answer, Held};
-use request_body::Progress;
+use pool::{Answer, Held, Tried};
+use request_body::{Progress, RequestBody};
+pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
+pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
+pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
 
-/// Forwards one call and answers with the upstream's response, its body still streaming.
+/// Forwards one call and answers with the upstream's response, its body still streaming, for as
+/// long as the call is allowed.
 /// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// # Errors
-/// A [`Denial`] that tells the caller 502 or 504.
+/// A [`Denial`] that tells the caller 502, 503 or 504.
 pub(crate) async fn forward(
-    lease: Lease,
+    mut lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
+    times: Times,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
+    let permit = match pool.upstream().circuit.request() {
+        Ok(permit) => permit,
+        Err(error) => return Err(failed(lease, &error)),
+    };
     let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
     headers::address(&mut request, pool.config());
-    let answer = within(
-        pool.config().response_timeout,
-        &progress,
-        pool.send(request),
-    )
-    .await;
-    let Answer { response, held } = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            return Err(Denial::upstream_failed(lease.end(), error.failure()));
+    let answer = match &pool.config().retries {
+        Some(retries) if downstream.is_none() => {
+            let call = retry::Call {
+                pool,
+                config: retries,
+                times,
+                progress: &progress,
+                lease: &mut lease,
+            };
+            Box::pin(call.send(request)).await
         }
+        _ => unless_ended(&mut lease, send(pool, request, &progress, times)).await,
     };
+    let Answer { response, mut held } = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(failed(lease, &error)),
+    };
+    held.permit = permit;
     match (response.status(), downstream) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, downstream, tenure()))
+            Ok(tunnel::open(lease, response, held, downstream, tenure()))
         }
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
-            let failure = ForwardError::UnexpectedUpgrade.failure();
-            Err(Denial::upstream_failed(lease.end(), failure))
+            Err(failed(lease, &ForwardError::UnexpectedUpgrade))
         }
-        _ => Ok(relay(lease, response, held)),
+        _ => Ok(relay(lease, response, held, times)),
     }
 }
 
-fn relay(mut lease: Lease, response: Response<Incoming>, held: Held) -> Response<ResponseBody> {
+/// What the caller is told in the answer's place: who does not send its request in time is told
+/// that, and not that the upstream was slow.
+fn failed(lease: Lease, error: &ForwardError) -> Denial {
+    tracing::debug!(error = error as &dyn std::error::Error, "upstream failed");
+    let (entry, failure) = (lease.end(), error.failure());
+    if matches!(error, ForwardError::LeaseEnded) {
+        return Denial::lease_ended(entry);
+    }
+    match error.is_the_callers() {
+        true => Denial::request_too_slow(entry, failure),
+        false => Denial::upstream_failed(entry, failure),
+    }
+}
+
+/// Waits for an answer for as long as the call is allowed.
+async fn unless_ended<T>(
+    lease: &mut Lease,
+    answer: impl Future<Output = Result<T, ForwardError>>,
+) -> Result<T, ForwardError> {
+    let mut answer = std::pin::pin!(answer);
+    std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Pending => lease.poll_ended(cx).map(|_| Err(ForwardError::LeaseEnded)),
+        answered => answered,
+    })
+    .await
+}
+
+/// Sends a request once.
+async fn send(
+    pool: &Pool,
+    request: Request<RequestBody>,
+    progress: &Progress,
+    times: Times,
+) -> Result<Answer, ForwardError> {
+    let mut tried = Tried::default();
+    let sent = pool.send(request, &mut tried);
+    let limit = pool.config().response_timeout;
+    match times.within(limit, progress, sent).await {
+        Ok(sent) => sent.map_err(|unanswered| unanswered.error),
+        Err(error) => {
+            pool.given_up(&tried, &error);
+            Err(error)
+        }
+    }
+}
+
+fn relay(
+    mut lease: Lease,
+    response: Response<Incoming>,
+    held: Held,
+    times: Times,
+) -> Response<ResponseBody> {
     lease.answered(response.status());
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held))
-}
-
-/// Waits for the response head. The limit runs while nothing moves: an upload that goes on
-/// keeps it from expiring.
-async fn within<T>(
-    limit: Duration,
-    progress: &Progress,
-    answer: impl Future<Output = Result<T, ForwardError>>,
-) -> Result<T, ForwardError> {
-    tokio::pin!(answer);
-    let mut seen = progress.bytes();
-    loop {
-        match tokio::time::timeout(limit, &mut answer).await {
-            Ok(answer) => return answer,
-            Err(_) if progress.bytes() != seen => seen = progress.bytes(),
-            Err(_) => return Err(ForwardError::ResponseTimeout(limit)),
-        }
-    }
+    Response::from_parts(
+        head,
+        ResponseBody::relay(body, lease, held, times.deadline()),
+    )
 }

@@ -1,41 +1,240 @@
-//! A request's body on its way upstream, watched for progress.
+//! A request's body on its way upstream: watched for progress, and kept to be sent again where
+//! retries ask for that and it is small.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// How many bytes of a request's body went upstream so far.
+/// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Option<Arc<AtomicU64>>);
+pub(super) struct Progress(Option<Arc<Upload>>);
+
+#[derive(Debug, Default)]
+struct Upload {
+    bytes: AtomicU64,
+    /// The upstream would take more, and the caller has not sent it.
+    awaited: AtomicBool,
+}
 
 impl Progress {
+    /// Of a body whose first byte is yet to come.
+    pub(super) fn of_upload() -> Self {
+        Self(Some(Arc::default()))
+    }
+
     /// Bytes so far; 0 for a request without a body.
     pub(super) fn bytes(&self) -> u64 {
-        self.0
-            .as_ref()
-            .map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+        let upload = self.0.as_ref();
+        upload.map_or(0, |upload| upload.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is a body.
+    pub(super) fn is_watched(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether it is for the caller to send more.
+    pub(super) fn awaits_caller(&self) -> bool {
+        let upload = self.0.as_ref();
+        upload.is_some_and(|upload| upload.awaited.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn awaited(&self, awaited: bool) {
+        if let Some(upload) = &self.0 {
+            upload.awaited.store(awaited, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn moved(&self, bytes: usize) {
+        if let Some(upload) = &self.0 {
+            upload.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 
 /// A request's body on its way upstream. Empty bodies cost no allocation.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    inner: Option<Incoming>,
+    source: Source,
     progress: Progress,
 }
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Straight(Incoming),
+    Kept(Reader),
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The caller broke off.
+    #[error("the caller broke off")]
+    Caller(#[source] hyper::Error),
+    /// The body is being sent elsewhere by now.
+    #[error("the request is being sent again")]
+    Superseded,
+}
+
+/// One reading of a body that is kept, from its beginning.
+#[derive(Debug)]
+struct Reader {
+    kept: Arc<Mutex<Kept>>,
+    /// Which reading this is: only the latest may go on.
+    reading: u32,
+    /// How many of the kept pieces were read.
+    read: usize,
+    hint: SizeHint,
+}
+
+/// A body and what was read of it so far, as long as that is little.
+#[derive(Debug)]
+struct Kept {
+    rest: Incoming,
+    pieces: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    /// Bytes that may still be kept; none once there were more.
+    room: Option<usize>,
+    reading: u32,
+}
+
+/// A body that can be sent once more.
+#[derive(Debug)]
+pub(super) struct Replay(Arc<Mutex<Kept>>, SizeHint);
 
 impl RequestBody {
     /// A body without a byte, for a request that is sent a second time.
     pub(super) fn empty() -> Self {
         Self {
-            inner: None,
+            source: Source::Empty,
             progress: Progress::default(),
         }
+    }
+
+    /// Keeps what is read of the body from now on, up to `limit` bytes; none where it is empty
+    /// or sure to be longer.
+    pub(super) fn keep(&mut self, limit: usize) -> Option<Replay> {
+        let hint = self.size_hint();
+        if limit == 0 || hint.lower() > limit as u64 {
+            return None;
+        }
+        match std::mem::replace(&mut self.source, Source::Empty) {
+            Source::Straight(rest) => {
+                let kept = Arc::new(Mutex::new(Kept {
+                    rest,
+                    pieces: Vec::new(),
+                    trailers: None,
+                    ended: false,
+                    room: Some(limit),
+                    reading: 0,
+                }));
+                let replay = Replay(Arc::clone(&kept), hint.clone());
+                self.source = Source::Kept(Reader {
+                    kept,
+                    reading: 0,
+                    read: 0,
+                    hint,
+                });
+                Some(replay)
+            }
+            other => {
+                self.source = other;
+                None
+            }
+        }
+    }
+}
+
+impl Replay {
+    /// The body from its beginning, unless more was read than is kept. Readings before this one
+    /// end with an error.
+    pub(super) fn again(&self, progress: &Progress) -> Option<RequestBody> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.room?;
+        kept.reading += 1;
+        let reader = Reader {
+            kept: Arc::clone(&self.0),
+            reading: kept.reading,
+            read: 0,
+            hint: self.1.clone(),
+        };
+        Some(RequestBody {
+            source: Source::Kept(reader),
+            progress: progress.clone(),
+        })
+    }
+
+    /// Whether it can be sent once more.
+    pub(super) fn is_whole(&self) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.room.is_some()
+    }
+}
+
+impl Reader {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.reading != self.reading {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if let Some(piece) = kept.pieces.get(self.read).cloned() {
+            self.read += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if kept.ended {
+            // Trailers come once a reading; what follows them is the end.
+            let end = kept.pieces.len() + 1;
+            let first = std::mem::replace(&mut self.read, end) != end;
+            let trailers = kept.trailers.clone().filter(|_| first);
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut kept.rest).poll_frame(cx));
+        match frame {
+            None => {
+                kept.ended = true;
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Caller(error)))),
+            Some(Ok(frame)) => {
+                self.read += usize::from(kept.remember(&frame));
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_read = self.read >= kept.pieces.len();
+        let no_trailers = kept.trailers.is_none() || self.read > kept.pieces.len();
+        all_read && no_trailers && (kept.ended || kept.rest.is_end_stream())
+    }
+}
+
+impl Kept {
+    /// Keeps a frame; whether it is a piece that is kept.
+    fn remember(&mut self, frame: &Frame<Bytes>) -> bool {
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended = true;
+            // This reading has had them: `read` moves past the pieces.
+            return true;
+        }
+        let (Some(data), Some(room)) = (frame.data_ref(), self.room) else {
+            return false;
+        };
+        self.room = room.checked_sub(data.len());
+        match self.room {
+            Some(_) => self.pieces.push(data.clone()),
+            None => self.pieces = Vec::new(),
+        }
+        self.room.is_some()
     }
 }
 
@@ -43,11 +242,11 @@ impl RequestBody {
 pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Progress) {
     let progress = match request.body().is_end_stream() {
         true => Progress::default(),
-        false => Progress(Some(Arc::default())),
+        false => Progress::of_upload(),
     };
     let watch = progress.clone();
     let request = request.map(|inner| RequestBody {
-        inner: Some(inner),
+        source: Source::Straight(inner),
         progress,
     });
     (request, watch)
@@ -55,30 +254,37 @@ pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Prog
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = self.inner.as_mut() else {
-            return Poll::Ready(None);
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
+            Source::Kept(reader) => reader.poll(cx),
         };
-        let frame = Pin::new(inner).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), Some(bytes)) = (&frame, &self.progress.0) {
-            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-            bytes.fetch_add(count, Ordering::Relaxed);
+        self.progress.awaited(frame.is_pending());
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Empty => true,
+            Source::Straight(inner) => inner.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Straight(inner) => inner.size_hint(),
+            Source::Kept(reader) => reader.hint.clone(),
+        }
     }
 }

@@ -5,10 +5,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pool::Held;
 use crate::enforce::Lease;
+use crate::protocol::{Shape, grpc};
 use crate::record::Failure;
+use crate::waiting::Waiting;
 
 /// What a caller gets: the upstream's body as it streams, or an answer of our own.
 #[derive(Debug)]
@@ -20,7 +23,23 @@ enum Inner {
     Relay {
         body: Incoming,
         call: Option<(Lease, Held)>,
+        /// When the call is to be over, where that is limited.
+        deadline: Option<Pin<Box<Sleep>>>,
     },
+}
+
+/// Why an answer is cut before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cut {
+    /// The upstream broke off.
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    /// The call was decided again, and denied.
+    #[error("the call is no longer allowed")]
+    LeaseEnded,
+    /// The call took longer than a call may.
+    #[error("the call took longer than a call may")]
+    OutOfTime,
 }
 
 impl ResponseBody {
@@ -30,10 +49,16 @@ impl ResponseBody {
     }
 
     /// The upstream's body. The lease ends, and the connection is free, after its last byte.
-    pub(super) fn relay(body: Incoming, lease: Lease, held: Held) -> Self {
+    pub(super) fn relay(
+        body: Incoming,
+        lease: Lease,
+        held: Held,
+        deadline: Option<Instant>,
+    ) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
             call: Some((lease, held)),
+            deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         });
         relay.settle();
         relay
@@ -41,7 +66,7 @@ impl ResponseBody {
 
     /// Completes the call once the body has ended.
     fn settle(&mut self) {
-        if let Inner::Relay { body, call } = &mut self.0
+        if let Inner::Relay { body, call, .. } = &mut self.0
             && body.is_end_stream()
         {
             complete(call);
@@ -56,29 +81,78 @@ fn complete(call: &mut Option<(Lease, Held)>) {
     }
 }
 
+/// The connection to the upstream is closed with it.
+fn fail(call: &mut Option<(Lease, Held)>, failure: Failure) {
+    if let Some((mut lease, _broken)) = call.take() {
+        lease.failed(failure);
+    }
+}
+
+/// What is told of a call that is no longer allowed, in its own protocol's words: a gRPC caller
+/// gets a status (7, PERMISSION_DENIED), any other an answer that does not look complete.
+fn ended(call: &mut Option<(Lease, Held)>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    let shape = call.as_ref().and_then(|(lease, _)| lease.call());
+    let is_grpc = shape.is_some_and(|call| call.shape() == Shape::Grpc);
+    // The connection to the upstream is closed, or its stream reset, with it.
+    drop(call.take());
+    Poll::Ready(Some(match is_grpc {
+        true => Ok(Frame::trailers(grpc::no_longer_allowed())),
+        false => Err(Cut::LeaseEnded),
+    }))
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (body, call) = match &mut self.0 {
-            Inner::Own(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Inner::Relay { body, call } => (body, call),
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let (body, call, deadline) = match &mut self.0 {
+            Inner::Own(bytes) => {
+                Waiting::Caller.say();
+                return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b))));
+            }
+            // An answer that a lease's end has cut is over.
+            Inner::Relay {
+                call: None, body, ..
+            } if !body.is_end_stream() => {
+                return Poll::Ready(None);
+            }
+            Inner::Relay {
+                body,
+                call,
+                deadline,
+            } => (body, call, deadline),
         };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        if let Some(deadline) = deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            fail(call, Failure::RequestTimeout);
+            return Poll::Ready(Some(Err(Cut::OutOfTime)));
+        }
+        if let Some((lease, _)) = call
+            && lease.review().is_some()
+        {
+            return ended(call);
+        }
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            if let Some((lease, _)) = call
+                && lease.poll_ended(cx).is_ready()
+            {
+                return ended(call);
+            }
+            Waiting::Upstream.say();
+            return Poll::Pending;
+        };
+        Waiting::Caller.say();
         match &frame {
             Some(Ok(_)) => self.settle(),
             None => complete(call),
-            Some(Err(_)) => {
-                if let Some((mut lease, _broken)) = call.take() {
-                    lease.failed(Failure::UpstreamBroke);
-                }
-            }
+            Some(Err(_)) => fail(call, Failure::UpstreamBroke),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Cut::Upstream)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -51,6 +51,9 @@ pub(crate) enum Ambiguity {
     /// A transfer coding other than `chunked`.
     #[error("only the chunked transfer coding is accepted")]
     TransferCoding,
+    /// gRPC over HTTP/1.x, which is none until a proxy carries it to an HTTP/2 upstream.
+    #[error("gRPC is served over HTTP/2 only")]
+    GrpcVersion,
 }
 
 impl Ambiguity {
@@ -70,6 +73,7 @@ impl Ambiguity {
             Self::EscapeForbidden => "path_escape_forbidden",
             Self::PathNotUtf8 => "path_not_utf8",
             Self::TransferCoding => "transfer_coding",
+            Self::GrpcVersion => "grpc_version",
         }
     }
 }
@@ -223,7 +227,7 @@ fn canonical_host(authority: &str) -> Result<&str, Ambiguity> {
         .and_then(|rest| rest.strip_suffix(']'));
     let valid = match literal {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(name),
+        None => host.len() <= 253 && host.bytes().all(name) && !host.split('.').any(str::is_empty),
     };
     if !valid {
         return Err(Ambiguity::HostInvalid);
@@ -362,7 +366,8 @@ mod tests {
         assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
         assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
         for bad in [
-            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80",
+            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80", ".", "a..",
+            "a..b", ".a",
         ] {
             assert_eq!(host_of(&[bad], None), Err(HostInvalid), "{bad}");
         }

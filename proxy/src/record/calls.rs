@@ -1,18 +1,38 @@
-//! The calls of one connection that have not ended, and why they are cut if they are.
+//! The calls of one connection that have not ended, what they hold of the listener's limits, and
+//! why they are cut if they are.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Failure;
+use crate::admission::{Excess, Place};
+use crate::flow::Flow;
 
 /// Shared by a connection and the records of its calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Calls {
     open: AtomicU32,
     cut: OnceLock<Failure>,
+    place: Place,
+    flow: Flow,
 }
 
 impl Calls {
+    /// The calls of a connection that has this place.
+    pub(crate) fn at(place: Place) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            cut: OnceLock::new(),
+            place,
+            flow: Flow::default(),
+        }
+    }
+
+    /// What moves on the connection.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
     /// Whether every call has ended.
     pub(crate) fn none_open(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
@@ -23,6 +43,16 @@ impl Calls {
         let _ = self.cut.set(why);
     }
 
+    /// Why the call that has just begun is one too many, if it is.
+    pub(crate) fn excess(&self) -> Option<Excess> {
+        self.place.excess()
+    }
+
+    /// Whether the connection itself is one too many of its peer's.
+    pub(crate) fn is_unwelcome(&self) -> bool {
+        self.place.is_unwelcome()
+    }
+
     /// Why a call that did not complete has ended: its caller left, unless we cut it.
     pub(super) fn why_cut(&self) -> Failure {
         self.cut.get().copied().unwrap_or(Failure::CallerGone)
@@ -30,9 +60,13 @@ impl Calls {
 
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
+        self.place.begin();
     }
 
     pub(super) fn end(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.place.end();
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.flow.comes_to_rest();
+        }
     }
 }

@@ -23,12 +23,26 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     /// The upstream broke off, or answered what is not HTTP.
     UpstreamBroke,
+    /// The upstream's TLS agreed on another protocol than is configured.
+    UpstreamProtocol,
+    /// A limit on what may be held towards the upstream was reached.
+    UpstreamOverloaded,
     /// The peer's certificate expired or was revoked while the call was open.
     TrustEnded,
     /// The call was decided again while it was open, and denied.
     LeaseEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
+    /// Not a byte moved either way for as long as that is waited for.
+    IdleTimeout,
+    /// The caller stopped sending the body, or reading the answer, for the time for that.
+    BodyTimeout,
+    /// The call took longer than a call may.
+    RequestTimeout,
+    /// The connection was too old, and the call did not finish in the grace for that.
+    ConnectionAge,
+    /// The connection was broken off because its caller flooded it.
+    Flooded,
 }
 
 impl Failure {
@@ -39,11 +53,27 @@ impl Failure {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamBroke => "upstream_broke",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::TrustEnded => "trust_ended",
             Self::LeaseEnded => "lease_ended",
             Self::Drained => "drained",
+            Self::IdleTimeout => "idle_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ConnectionAge => "connection_age",
+            Self::Flooded => "flooded",
         }
     }
+}
+
+/// The bytes of a connection whose bytes are not looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// From the caller.
+    pub(crate) bytes_in: u64,
+    /// To the caller.
+    pub(crate) bytes_out: u64,
 }
 
 /// What is kept of one call.
@@ -69,6 +99,9 @@ pub(crate) struct DecisionRecord {
     pub(super) failure: Option<Failure>,
     /// What had the call decided again, where that ended it.
     pub(super) ended_by: Option<Trigger>,
+    /// How often the upstream was tried.
+    pub(super) attempts: u32,
+    pub(super) carried: Option<Carried>,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -96,6 +129,8 @@ impl DecisionRecord {
             status: None,
             failure: None,
             ended_by: None,
+            attempts: 1,
+            carried: None,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,

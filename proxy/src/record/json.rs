@@ -61,6 +61,13 @@ impl Writer {
         if record.ended_by.is_some() {
             object.plain("ended_by", record.ended_by.map(Trigger::as_str));
         }
+        if let Some(carried) = record.carried {
+            object.number("bytes_in", Some(carried.bytes_in));
+            object.number("bytes_out", Some(carried.bytes_out));
+        }
+        if record.attempts > 1 {
+            object.number("attempts", Some(record.attempts.into()));
+        }
         object.number("decision_ns", Some(nanos(record.decision_time)));
         object.number("duration_us", Some(micros(record.call_time)));
         object.tls(record.caller.tls());

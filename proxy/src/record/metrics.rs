@@ -18,6 +18,7 @@ use wayleave_certs::IdentityReader;
 use wayleave_authz::Effect;
 
 use super::DecisionRecord;
+use crate::forward::metrics::UpstreamFamilies;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -34,6 +35,24 @@ struct DecisionLabels {
     listener: String,
     effect: &'static str,
     reason_code: &'static str,
+}
+
+/// From a hundredth of a second to a day, in seconds.
+const CONNECTION_BUCKETS: [f64; 9] = [
+    0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    listener: String,
+    effect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByteLabels {
+    listener: String,
+    /// `in` from the caller, `out` to it.
+    direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +88,11 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyExchangeLabels {
     key_exchange: &'static str,
 }
@@ -85,8 +109,15 @@ pub(crate) struct Metrics {
     key_exchanges: Family<KeyExchangeLabels, Counter>,
     connections: Gauge,
     trust_ended: Family<ReasonLabels, Counter>,
+    connections_cut: Family<ReasonLabels, Counter>,
+    requests_in_flight: Family<ListenerLabels, Gauge>,
+    handshakes_in_flight: Family<ListenerLabels, Gauge>,
+    overloaded: Family<ListenerLabels, Gauge>,
+    resident: Gauge,
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
+    config_loads: Family<ResultLabels, Counter>,
+    config_needs_restart: Gauge,
     svid_expiry: Gauge<f64, AtomicU64>,
     identity_updates: Counter,
     identity_failures: Counter,
@@ -94,6 +125,12 @@ pub(crate) struct Metrics {
     trust_authorities: Gauge,
     records_dropped: Counter,
     record_write_failures: Counter,
+    tcp_connections: Family<TcpLabels, Counter>,
+    tcp_duration: Histogram,
+    tcp_bytes: Family<ByteLabels, Counter>,
+    plaintext: Family<ListenerLabels, Counter>,
+    probes: Family<ResultLabels, Counter>,
+    upstreams: UpstreamFamilies,
 }
 
 impl Default for Metrics {
@@ -115,8 +152,15 @@ impl Metrics {
             key_exchanges: Family::default(),
             connections: Gauge::default(),
             trust_ended: Family::default(),
+            connections_cut: Family::default(),
+            requests_in_flight: Family::default(),
+            handshakes_in_flight: Family::default(),
+            overloaded: Family::default(),
+            resident: Gauge::default(),
             policy_loads: Family::default(),
             policies: Gauge::default(),
+            config_loads: Family::default(),
+            config_needs_restart: Gauge::default(),
             svid_expiry: Gauge::default(),
             identity_updates: Counter::default(),
             identity_failures: Counter::default(),
@@ -124,6 +168,12 @@ impl Metrics {
             trust_authorities: Gauge::default(),
             records_dropped: Counter::default(),
             record_write_failures: Counter::default(),
+            tcp_connections: Family::default(),
+            tcp_duration: Histogram::new(CONNECTION_BUCKETS),
+            tcp_bytes: Family::default(),
+            plaintext: Family::default(),
+            probes: Family::default(),
+            upstreams: UpstreamFamilies::default(),
         };
         metrics.register();
         metrics
@@ -174,6 +224,32 @@ impl Metrics {
             self.trust_ended.clone(),
         );
         r.register(
+            "wayleave_connections_cut",
+            "Connections ended for what their peer did or left undone",
+            self.connections_cut.clone(),
+        );
+        r.register(
+            "wayleave_requests_in_flight",
+            "Calls that have not ended",
+            self.requests_in_flight.clone(),
+        );
+        r.register(
+            "wayleave_handshakes_in_flight",
+            "TLS handshakes that have not ended",
+            self.handshakes_in_flight.clone(),
+        );
+        r.register(
+            "wayleave_overloaded",
+            "1 while a further call would be refused for overload",
+            self.overloaded.clone(),
+        );
+        r.register_with_unit(
+            "process_resident_memory",
+            "Memory that the process holds",
+            Unit::Bytes,
+            self.resident.clone(),
+        );
+        r.register(
             "wayleave_policy_loads",
             "Policy loads by result",
             self.policy_loads.clone(),
@@ -182,6 +258,16 @@ impl Metrics {
             "wayleave_policies",
             "Policies in force",
             self.policies.clone(),
+        );
+        r.register(
+            "wayleave_config_loads",
+            "Loads of the configuration file by result",
+            self.config_loads.clone(),
+        );
+        r.register(
+            "wayleave_config_needs_restart",
+            "Keys of the configuration with new values that wait for a restart",
+            self.config_needs_restart.clone(),
         );
         r.register_with_unit(
             "wayleave_svid_expiry_timestamp",
@@ -219,6 +305,33 @@ impl Metrics {
             "Batches of decision records that could not be written",
             self.record_write_failures.clone(),
         );
+        r.register(
+            "wayleave_tcp_connections",
+            "TCP connections decided or refused",
+            self.tcp_connections.clone(),
+        );
+        r.register_with_unit(
+            "wayleave_tcp_connection_duration",
+            "From the end of the handshake to the end of an allowed TCP connection",
+            Unit::Seconds,
+            self.tcp_duration.clone(),
+        );
+        r.register(
+            "wayleave_tcp_bytes",
+            "Bytes of TCP connections that have ended",
+            self.tcp_bytes.clone(),
+        );
+        r.register(
+            "wayleave_plaintext_connections",
+            "Connections without TLS at permissive listeners",
+            self.plaintext.clone(),
+        );
+        r.register(
+            "wayleave_probes",
+            "Health probes by result",
+            self.probes.clone(),
+        );
+        self.upstreams.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -267,6 +380,45 @@ impl Metrics {
         self.audited.get_or_create(&labels).inc();
     }
 
+    /// Counts a connection whose bytes are not looked into.
+    pub(super) fn record_tcp(&self, record: &DecisionRecord) {
+        let listener = record.listener.to_string();
+        let effect = record.effect;
+        let labels = TcpLabels {
+            listener: listener.clone(),
+            effect: effect.as_str(),
+        };
+        self.tcp_connections.get_or_create(&labels).inc();
+        if effect == Effect::Allow {
+            self.tcp_duration.observe(record.call_time.as_secs_f64());
+        }
+        let Some(carried) = record.carried else {
+            return;
+        };
+        for (direction, bytes) in [("in", carried.bytes_in), ("out", carried.bytes_out)] {
+            let labels = ByteLabels {
+                listener: listener.clone(),
+                direction,
+            };
+            self.tcp_bytes.get_or_create(&labels).inc_by(bytes);
+        }
+    }
+
+    /// Counts a connection without TLS at a permissive listener.
+    pub(crate) fn plaintext_connection(&self, listener: &str) {
+        self.plaintext.get_or_create(&of(listener)).inc();
+    }
+
+    /// How many connections without TLS a permissive listener had.
+    pub(crate) fn plaintext_connections(&self, listener: &str) -> u64 {
+        self.plaintext.get_or_create(&of(listener)).get()
+    }
+
+    /// Counts a health probe.
+    pub(crate) fn probe(&self, result: &'static str) {
+        self.probes.get_or_create(&ResultLabels { result }).inc();
+    }
+
     pub(super) fn records_dropped(&self, count: u64) {
         self.records_dropped.inc_by(count);
     }
@@ -301,6 +453,42 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a connection that was ended for what its peer did or left undone.
+    pub(crate) fn connection_cut(&self, reason_code: &'static str) {
+        self.connections_cut
+            .get_or_create(&ReasonLabels { reason_code })
+            .inc();
+    }
+
+    /// Notes what a listener holds.
+    pub(crate) fn load(
+        &self,
+        listener: &str,
+        requests: usize,
+        handshakes: usize,
+        overloaded: bool,
+    ) {
+        let labels = ListenerLabels {
+            listener: listener.to_owned(),
+        };
+        let requests_in_flight = self.requests_in_flight.get_or_create(&labels);
+        requests_in_flight.set(number(requests));
+        let handshakes_in_flight = self.handshakes_in_flight.get_or_create(&labels);
+        handshakes_in_flight.set(number(handshakes));
+        let gauge = self.overloaded.get_or_create(&labels);
+        gauge.set(i64::from(overloaded));
+    }
+
+    /// Notes how much memory the process holds.
+    pub(crate) fn resident(&self, bytes: u64) {
+        self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// What is counted about upstreams.
+    pub(crate) fn upstreams(&self) -> &UpstreamFamilies {
+        &self.upstreams
+    }
+
     /// The gauge of open inbound connections.
     pub(crate) fn connections(&self) -> &Gauge {
         &self.connections
@@ -314,6 +502,18 @@ impl Metrics {
             .inc();
         if let Some(count) = in_force {
             self.policies.set(number(count));
+        }
+    }
+
+    /// Counts a load of the configuration file, and notes how many keys wait for a restart after
+    /// a good one.
+    pub(crate) fn config_load(&self, waiting: Option<usize>) {
+        let result = if waiting.is_some() { "ok" } else { "failed" };
+        self.config_loads
+            .get_or_create(&ResultLabels { result })
+            .inc();
+        if let Some(count) = waiting {
+            self.config_needs_restart.set(number(count));
         }
     }
 
@@ -334,6 +534,12 @@ impl Metrics {
         self.trust_domains.set(number(bundles.len()));
         let authorities = bundles.iter().map(|bundle| bundle.authorities().len());
         self.trust_authorities.set(number(authorities.sum()));
+    }
+}
+
+fn of(listener: &str) -> ListenerLabels {
+    ListenerLabels {
+        listener: listener.to_owned(),
     }
 }
 

@@ -21,13 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
-use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
+use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders, Revision};
 
 use crate::caller::Caller;
 use crate::protocol::Call;
 use crate::review::Trigger;
+use crate::waiting::Waiting;
 pub(crate) use calls::Calls;
-pub(crate) use decision_record::{DecisionRecord, Failure};
+pub(crate) use decision_record::{Carried, DecisionRecord, Failure};
 pub(crate) use queue::Queue;
 pub(crate) use recent::Recent;
 pub(crate) use writer::{Output, Writer};
@@ -211,6 +212,16 @@ impl Entry {
         });
     }
 
+    /// Notes how often the upstream has been tried.
+    pub(crate) fn attempted(&mut self, attempts: u32) {
+        self.edit(|record| record.attempts = attempts);
+    }
+
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.edit(|record| record.carried = Some(carried));
+    }
+
     /// Notes that the answer was delivered whole: no failure by a later drop.
     pub(crate) fn completed(&mut self) {
         self.edit(|record| record.complete = true);
@@ -229,7 +240,10 @@ impl Drop for Entry {
         if let Some(mut record) = self.record.take() {
             record.call_time = self.opened.elapsed();
             if !record.complete && record.failure.is_none() {
-                record.failure = Some(self.calls.why_cut());
+                record.failure = Some(match Waiting::said() {
+                    Waiting::GivenUp => Failure::BodyTimeout,
+                    _ => self.calls.why_cut(),
+                });
             }
             self.queue.push(record);
         }

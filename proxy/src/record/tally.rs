@@ -80,8 +80,9 @@ impl Tally {
     pub(super) fn count(&mut self, record: &DecisionRecord) {
         let counted = self.counted(record);
         counted.decisions.inc();
-        if let Some(requests) = &counted.requests {
-            requests.observe(record.call_time.as_secs_f64());
+        match &counted.requests {
+            Some(requests) => requests.observe(record.call_time.as_secs_f64()),
+            None => self.metrics.record_tcp(record),
         }
         let Some(decision) = &record.decision else {
             return;

@@ -77,8 +77,15 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamUnreachable => "upstream unreachable",
         Failure::UpstreamTimeout => "upstream timed out",
         Failure::UpstreamBroke => "upstream broke off",
+        Failure::UpstreamProtocol => "upstream speaks another protocol",
+        Failure::UpstreamOverloaded => "upstream overloaded",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::LeaseEnded => "no longer allowed",
         Failure::Drained => "cut by the end of draining",
+        Failure::IdleTimeout => "idle for too long",
+        Failure::BodyTimeout => "caller stopped sending or reading",
+        Failure::RequestTimeout => "took longer than a call may",
+        Failure::ConnectionAge => "connection too old",
+        Failure::Flooded => "caller flooded the connection",
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::metrics::Metrics;
@@ -41,6 +41,7 @@ impl Output {
 /// The running writer. [`Writer::finish`] writes what is left and ends it.
 pub(crate) struct Writer {
     queue: Arc<Queue>,
+    redirected: Arc<Mutex<Option<Output>>>,
     thread: JoinHandle<()>,
 }
 
@@ -55,8 +56,10 @@ impl Writer {
         recent: Arc<Recent>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let redirected = Arc::default();
         let work = Work {
             output,
+            redirected: Arc::clone(&redirected),
             recent,
             tally: Tally::new(metrics),
             json: json::Writer::default(),
@@ -67,7 +70,16 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("record".into())
             .spawn(move || work.run(&source))?;
-        Ok(Self { queue, thread })
+        Ok(Self {
+            queue,
+            redirected,
+            thread,
+        })
+    }
+
+    /// Writes elsewhere from the next record on.
+    pub(crate) fn redirect(&self, output: Output) {
+        *lock(&self.redirected) = Some(output);
     }
 
     /// Writes what is left and ends the thread.
@@ -79,8 +91,13 @@ impl Writer {
     }
 }
 
+fn lock(redirected: &Mutex<Option<Output>>) -> std::sync::MutexGuard<'_, Option<Output>> {
+    redirected.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Work {
     output: Output,
+    redirected: Arc<Mutex<Option<Output>>>,
     recent: Arc<Recent>,
     tally: Tally,
     json: json::Writer,
@@ -93,6 +110,9 @@ impl Work {
         let mut batch = Vec::new();
         let mut told = 0;
         while queue.take(&mut batch) {
+            if let Some(output) = lock(&self.redirected).take() {
+                self.output = output;
+            }
             for record in &batch {
                 self.tally.count(record);
                 self.render(record);
