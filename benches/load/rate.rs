@@ -14,8 +14,6 @@ use rustix::time::{
     timerfd_settime,
 };
 use serde::Serialize;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -105,8 +103,8 @@ async fn run_within(
         callers.spawn(call(sender, Arc::clone(&due)));
     }
     let before = process.cpu()?;
-    let requests = pace(rate, &dispatch).await?;
-    drop(dispatch);
+    // A thread of its own, which sleeps: tokio's timers fire on the millisecond.
+    let requests = tokio::task::spawn_blocking(move || pace(rate, &dispatch)).await??;
     let recorded = timeout(grace, finish(callers)).await;
     let recorded = recorded.context("requests were left without an answer")??;
     let cpu = process.cpu()?.saturating_sub(before);
@@ -143,14 +141,14 @@ async fn senders(connector: &Connector, plan: Plan) -> Result<Vec<Sender>> {
     Ok(senders)
 }
 
-/// Tells each moment when it has come; answers with how many there were.
-async fn pace(rate: Rate, dispatch: &mpsc::UnboundedSender<Instant>) -> Result<u64> {
+/// Tells each moment when it has come; answers with how many there were. Blocks its thread.
+fn pace(rate: Rate, dispatch: &mpsc::UnboundedSender<Instant>) -> Result<u64> {
     let period = Duration::from_secs(1) / rate.per_second;
     let total = (rate.length.as_secs_f64() * f64::from(rate.per_second)).round() as u64;
     let timer = Timer::start(period)?;
     let mut told = 0_u32;
     while u64::from(told) < total {
-        for _ in 0..timer.expired().await? {
+        for _ in 0..timer.expired()? {
             told += 1;
             dispatch.send(timer.started + period * told)?;
         }
@@ -206,13 +204,12 @@ impl Latencies {
 /// missed.
 struct Timer {
     started: Instant,
-    timer: AsyncFd<OwnedFd>,
+    timer: OwnedFd,
 }
 
 impl Timer {
     fn start(period: Duration) -> Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
         let period = Timespec {
             tv_sec: i64::try_from(period.as_secs())?,
             tv_nsec: period.subsec_nanos().into(),
@@ -223,21 +220,14 @@ impl Timer {
         };
         let started = Instant::now();
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every)?;
-        let timer = AsyncFd::register_with_interest(timer, Interest::READABLE)?;
         Ok(Self { started, timer })
     }
 
     /// Waits for the end of a period; answers with how many have ended since the last call.
-    async fn expired(&self) -> Result<u64> {
-        loop {
-            let mut ready = self.timer.readable().await?;
-            let mut count = [0; 8];
-            let read = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut count)?));
-            if let Ok(read) = read {
-                read?;
-                return Ok(u64::from_ne_bytes(count));
-            }
-        }
+    fn expired(&self) -> Result<u64> {
+        let mut count = [0; 8];
+        rustix::io::read(&self.timer, &mut count)?;
+        Ok(u64::from_ne_bytes(count))
     }
 }
 
