@@ -154,6 +154,7 @@ const OPEN_FILES: u64 = 30_000;
 /// Measures every target in every way, round by round, and reports.
 async fn compare(mut arguments: Arguments) -> Result<()> {
     let open_files = process::raise_open_files(OPEN_FILES);
+    let first = process::go_first();
     if arguments.smoke {
         arguments.make_short();
     }
@@ -165,7 +166,7 @@ async fn compare(mut arguments: Arguments) -> Result<()> {
         instrument: Vec::new(),
     };
     let mut run = Run {
-        report: Report::new(arguments.about(&stage)),
+        report: Report::new(arguments.about(&stage, first)),
         stage,
         arguments,
         open_files,
@@ -212,8 +213,9 @@ impl Arguments {
         }
     }
 
-    fn about(&self, stage: &Stage) -> About {
+    fn about(&self, stage: &Stage, first: bool) -> About {
         About {
+            first,
             seconds: self.seconds,
             rounds: self.rounds,
             pinned: stage.pinned,

@@ -60,6 +60,8 @@ impl Papers {
         let directory = tempfile::Builder::new()
             .prefix("wayleave-load-")
             .tempdir()?;
+        // Not beside the papers, which the sidecar watches.
+        std::fs::create_dir(directory.path().join("log"))?;
         let mut params = CertificateParams::default();
         params.distinguished_name = named("load test root");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

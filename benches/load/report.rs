@@ -106,6 +106,8 @@ pub(crate) struct About {
     pub(crate) seconds: f64,
     pub(crate) rounds: u32,
     pub(crate) pinned: bool,
+    /// Whether clients, upstream and target go before other work on the machine.
+    pub(crate) first: bool,
     pub(crate) rate: Rate,
     pub(crate) peers: Vec<Found>,
 }
@@ -159,6 +161,7 @@ impl Report {
             "processor": processor(),
             "kernel": read("/proc/sys/kernel/osrelease"),
             "pinned": self.about.pinned,
+            "first": self.about.first,
             "seconds": self.about.seconds,
             "rounds": self.about.rounds,
             "rate": self.about.rate.per_second,
@@ -221,10 +224,15 @@ impl Display for Report {
         } else {
             "not pinned"
         };
+        let first = if about.first {
+            ", before other work"
+        } else {
+            ""
+        };
         let (processor, seconds, rounds) = (processor(), about.seconds, about.rounds);
         writeln!(
             f,
-            "\n{processor}, process under test {pinned}, {rounds} × {seconds} s\n"
+            "\n{processor}, process under test {pinned}{first}, {rounds} × {seconds} s\n"
         )?;
         for found in &about.peers {
             writeln!(f, "- {} {}", found.peer.name(), found.version)?;

@@ -191,7 +191,7 @@ async fn proxy(
             started(bare.arg("--upstream").arg(upstream.to_string()), one).await
         }
         Kind::Sidecar => recording("off").await,
-        Kind::SidecarRecording => recording("file:decisions.jsonl").await,
+        Kind::SidecarRecording => recording("file:log/decisions.jsonl").await,
         Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
     }
 }
