@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use http::header::{CONNECTION, HOST, HeaderValue};
@@ -18,6 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::papers;
+
+/// hyper counts it from the end of the last request: it must outlast idle connections that are
+/// held.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Upstream connections that are free, the warmest last.
 #[derive(Clone)]
@@ -62,6 +67,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, pool: Pool) {
     } else {
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
             .serve_connection(io, service)
             .await;
     }

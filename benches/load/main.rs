@@ -171,15 +171,8 @@ async fn compare(mut arguments: Arguments) -> Result<()> {
         arguments,
         open_files,
     };
-    run.prove().await?;
-    for round in 1..=run.arguments.rounds {
-        eprintln!("round {round} of {}", run.arguments.rounds);
-        run.requests().await?;
-        run.latencies().await?;
-        run.bulk().await?;
-    }
-    // What is held is counted, not timed: once is enough.
-    run.memory().await?;
+    let ended = run.all().await;
+    // What was found before a failure is told all the same.
     println!("{}", run.report);
     if let Some(path) = &run.arguments.json {
         let json = run.report.json()?;
@@ -188,7 +181,7 @@ async fn compare(mut arguments: Arguments) -> Result<()> {
     if let Some(folder) = &run.arguments.plots {
         plot::draw(&run.report, folder)?;
     }
-    Ok(())
+    ended
 }
 
 impl Arguments {
@@ -234,6 +227,18 @@ struct Run {
 }
 
 impl Run {
+    async fn all(&mut self) -> Result<()> {
+        self.prove().await?;
+        for round in 1..=self.arguments.rounds {
+            eprintln!("round {round} of {}", self.arguments.rounds);
+            self.requests().await?;
+            self.latencies().await?;
+            self.bulk().await?;
+        }
+        // What is held is counted, not timed: once is enough.
+        self.memory().await
+    }
+
     /// Whoever is measured does the job: it refuses, and never resumes.
     async fn prove(&mut self) -> Result<()> {
         for kind in self.stage.kinds() {

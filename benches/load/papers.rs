@@ -130,10 +130,10 @@ impl Allowance {
         policies: "policy.cedar",
         limits: "",
     };
-    /// As many connections as the measurements of memory hold.
+    /// As many connections as the measurements of memory hold, and for as long.
     pub(crate) const MANY: Self = Self {
         policies: "policy.cedar",
-        limits: "max_connections: 25000",
+        limits: "max_connections: 25000, header_timeout: 300s, idle_timeout: 600s",
     };
     /// The caller may also upload.
     pub(crate) const UPLOAD: Self = Self {

@@ -121,13 +121,13 @@ fn latency(report: &Report, path: &Path) -> Result<()> {
             .margin(10)
             .x_label_area_size(30)
             .y_label_area_size(60)
-            .build_cartesian_2d(0.0..3.9, (least * 0.8..most * 1.25).log_scale()),
+            .build_cartesian_2d(0.0..4.2, (least * 0.8..most * 1.25).log_scale()),
     )?;
     failed(
         chart
             .configure_mesh()
             .disable_x_mesh()
-            .x_labels(4)
+            .x_labels(5)
             .x_label_formatter(&|at| percentile(*at).to_owned())
             .y_label_formatter(&|us| format!("{us:.0}"))
             .draw(),
@@ -143,7 +143,7 @@ fn latency(report: &Report, path: &Path) -> Result<()> {
     failed(
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.8))
             .draw(),
     )?;
