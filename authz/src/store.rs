@@ -36,6 +36,11 @@ impl PolicyStore {
 
     /// Makes `engine` the current one.
     pub fn replace(&self, engine: Engine) {
-        self.0.store(Some(Arc::new(engine)));
+        self.share(Arc::new(engine));
+    }
+
+    /// Makes an engine the current one that other stores may hold as well.
+    pub fn share(&self, engine: Arc<Engine>) {
+        self.0.store(Some(engine));
     }
 }

@@ -97,7 +97,7 @@ struct Shared {
     /// In seconds since 1970; 0 when it is not known.
     next_rotation: AtomicU64,
     /// The source whose identity this one passes on.
-    beneath: Option<IdentityReader>,
+    beneath: ArcSwapOption<IdentityReader>,
 }
 
 /// Something that a source could not do.
@@ -149,10 +149,14 @@ impl IdentityPublisher {
     /// A hand-over that passes on what another source publishes; its status includes that
     /// source's.
     pub(crate) fn over(beneath: IdentityReader) -> Self {
-        Self::with(Shared {
-            beneath: Some(beneath),
-            ..Shared::default()
-        })
+        let mut publisher = Self::with(Shared::default());
+        publisher.follow(beneath);
+        publisher
+    }
+
+    /// Says whose identity is passed on from now on: the status includes that source's.
+    pub fn follow(&mut self, beneath: IdentityReader) {
+        self.shared.beneath.store(Some(Arc::new(beneath)));
     }
 
     fn with(shared: Shared) -> Self {
@@ -268,7 +272,8 @@ impl IdentityReader {
     /// How the source has been doing.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
-        let beneath = self.shared.beneath.as_ref().map(IdentityReader::status);
+        let beneath = self.shared.beneath.load();
+        let beneath = beneath.as_deref().map(IdentityReader::status);
         let own = self.shared.last_failure.load_full();
         SourceStatus {
             updates: self.shared.updates.load(Ordering::Relaxed),

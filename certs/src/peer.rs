@@ -30,8 +30,8 @@ pub struct TlsInfo {
     pub key_exchange: &'static str,
     /// Whether the key exchange resists a quantum computer.
     pub post_quantum: bool,
-    /// The application protocol.
-    pub alpn: Alpn,
+    /// The application protocol that was agreed on; none where either side offered none.
+    pub alpn: Option<Alpn>,
     /// The server name that the client asked for.
     pub sni: Option<Box<str>>,
 }
@@ -39,7 +39,7 @@ pub struct TlsInfo {
 /// The application protocol agreed on by ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
-    /// `http/1.1`, or the client offered nothing.
+    /// `http/1.1`.
     Http1,
     /// `h2`.
     Http2,

@@ -108,6 +108,15 @@ pub enum VerifyError {
         /// Whom we called.
         expected: Box<SpiffeIdPattern>,
     },
+    /// The peer is proved, but of a trust domain that is not let in here.
+    #[error(
+        "peer is `{id}`, and trust domain `{trust_domain}` is not among those that are let in here",
+        trust_domain = id.trust_domain()
+    )]
+    TrustDomainNotAllowed {
+        /// Who it is, proved by its chain.
+        id: SpiffeId,
+    },
     /// A certificate of the chain was revoked.
     #[error(
         "peer claims to be `{id}`, but a certificate of its chain was revoked (leaf serial {serial})"
@@ -160,6 +169,7 @@ impl VerifyError {
             Self::IntermediateCannotSign { .. } => "intermediate_cannot_sign",
             Self::IntermediateOfOtherTrustDomain { .. } => "intermediate_of_other_trust_domain",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
+            Self::TrustDomainNotAllowed { .. } => "trust_domain_not_allowed",
             Self::Revoked { .. } => "revoked",
             Self::RevocationListExpired { .. } => "revocation_list_expired",
             Self::NoCertificate => "no_certificate",

@@ -67,7 +67,7 @@ async fn both_sides_know_each_other() {
         assert_eq!(caller.unwrap().id().as_str(), CART);
         let called = called.unwrap();
         assert_eq!(called.id().as_str(), ORDERS);
-        assert_eq!(called.tls().alpn, Alpn::Http2);
+        assert_eq!(called.tls().alpn, Some(Alpn::Http2));
         assert!(called.tls().post_quantum);
     }
 }

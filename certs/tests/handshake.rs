@@ -48,7 +48,7 @@ async fn a_verified_client_becomes_a_peer() {
     let tls = peer.tls();
     assert_eq!((tls.version, tls.key_exchange), ("1.3", "X25519MLKEM768"));
     assert!(tls.post_quantum);
-    assert_eq!(tls.alpn, Alpn::Http2);
+    assert_eq!(tls.alpn, Some(Alpn::Http2));
     assert_eq!(tls.sni.as_deref(), Some("orders.shop.example"));
 }
 

@@ -7,21 +7,25 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wayleave_authz::{LoadErrors, PolicyStore};
+use tokio::task::JoinHandle;
+use wayleave_authz::{Direction, LoadErrors};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Listening, Loads, Started};
-use crate::admission::Admission;
-use crate::config::{InboundConfig, MaxMemory, OutboundConfig};
-use crate::drain::Drain;
+use crate::admin::{Admin, Loads, Started};
+use crate::config::{MaxMemory, ProbesConfig};
+use crate::config_loads::ConfigLoads;
+use crate::control_doors::{AdminDoor, ProbesDoor, ProbesStep};
+use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
-use crate::listener;
+use crate::listeners::{Changes, ListenerConfig, Listeners, Plan};
 use crate::memory::Memory;
-use crate::policies::{PolicyFiles, PolicyReloader};
+use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
+use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
+use crate::sockets::{BindError, PassedSocket, Sockets};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -31,33 +35,29 @@ pub(crate) struct Start {
     /// Where the policies are.
     pub policies: PolicyFiles,
     /// The listeners; at least one.
-    pub inbound: Vec<InboundConfig>,
-    /// Those that the workload calls out through.
-    pub outbound: Vec<OutboundConfig>,
+    pub listeners: Vec<ListenerConfig>,
     /// Where the admin listener binds.
     pub admin: SocketAddr,
     /// Where decision records go.
     pub output: Output,
     /// How many workers serve calls.
     pub workers: NonZeroUsize,
+    /// What may be probed without a certificate.
+    pub probes: Option<ProbesConfig>,
     /// How much memory may be held before calls are refused.
     pub max_memory: MaxMemory,
+    /// Where listening sockets come from.
+    pub sockets: Sockets,
+    /// What became of the configuration file, where there is one.
+    pub config: Option<Arc<ConfigLoads>>,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     /// A listening socket could not be bound.
-    #[error("cannot listen on {address} for `{listener}`: {}", bind_words(source))]
-    Bind {
-        /// Which listener.
-        listener: String,
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
@@ -69,34 +69,44 @@ pub(crate) enum StartError {
     System(#[from] io::Error),
 }
 
-fn bind_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "the port is in use; stop what listens there or choose another".into()
-        }
-        io::ErrorKind::PermissionDenied => {
-            "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE".into()
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".into(),
-        _ => error.to_string(),
-    }
+/// Why a running sidecar does not change; it stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// A listening socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The policies have problems.
+    #[error("the policies cannot be loaded")]
+    Policies(#[source] LoadErrors),
+    /// Loading the policies ended in a panic.
+    #[error("loading the policies ended in a panic")]
+    Panic,
+}
+
+/// Everything that a change needs and that may fail, done.
+pub(crate) struct Prepared {
+    plan: Plan,
+    probes: ProbesStep,
+    policies: Option<LoadedPolicies>,
 }
 
 /// A running sidecar.
 pub(crate) struct Sidecar {
-    inbound: Vec<(Arc<str>, SocketAddr)>,
-    outbound: Vec<(Arc<str>, SocketAddr)>,
-    admin: SocketAddr,
-    drain: Drain,
-    workers: Workers,
+    listeners: Listeners,
+    sockets: Sockets,
+    policies: Policies,
+    admin: AdminDoor,
+    probes: Option<ProbesDoor>,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
     writer: Writer,
 }
 
-/// The sockets of a sidecar, bound before anything runs so that a mistake ends it early.
-struct Bound {
-    inbound: Vec<(InboundConfig, std::net::TcpListener)>,
-    outbound: Vec<(OutboundConfig, std::net::TcpListener)>,
-    admin: tokio::net::TcpListener,
+/// The policies in force, and what keeps them so.
+struct Policies {
+    feeds: PolicyFeeds,
+    loads: Arc<PolicyLoads>,
+    reloader: JoinHandle<()>,
 }
 
 impl Sidecar {
@@ -109,113 +119,172 @@ impl Sidecar {
         let Start {
             identity,
             policies,
-            inbound,
-            outbound,
+            listeners: wanted,
             admin,
             output,
             workers,
+            probes,
             max_memory,
+            mut sockets,
+            config,
         } = start;
         check_fips()?;
         let started = Started::now();
         let metrics = Arc::new(Metrics::new());
-        let loads = Arc::new(PolicyLoads::default());
-        let store = PolicyStore::empty();
-        let reloader = PolicyReloader::start(
-            policies,
-            store.clone(),
-            Arc::clone(&metrics),
-            Arc::clone(&loads),
-        )
-        .map_err(StartError::Policies)?;
-        let bound = Bound::new(inbound, outbound, admin)?;
+        let loaded = policies.open().map_err(StartError::Policies)?;
+        let policies = Policies::start(loaded, &metrics);
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
-        let writer = Writer::start(
-            Arc::clone(&queue),
-            output,
-            Arc::clone(&recent),
-            Arc::clone(&metrics),
-        )?;
         let fleet = Fleet {
             identity: identity.clone(),
-            store: store.clone(),
             metrics: Arc::clone(&metrics),
-            recorder: Recorder::new(queue),
-            drain: Drain::default(),
+            recorder: Recorder::new(Arc::clone(&queue)),
+            memory: Arc::new(Memory::with_limit(max_memory)),
+            shutdown: Shutdown::default(),
             workers: Workers::start(workers)?,
         };
-        let memory = Arc::new(Memory::with_limit(max_memory));
+        let shutdown = fleet.shutdown.clone();
+        let memory = Arc::clone(&fleet.memory);
         tokio::spawn(Arc::clone(&memory).watch());
-        let mut loads_of = Vec::new();
-        let mut addresses = Vec::new();
-        let mut listeners = Vec::new();
-        for (config, socket) in bound.inbound {
-            let address = socket.local_addr()?;
-            addresses.push((Arc::clone(&config.name), address));
-            listeners.push(Listening::inbound(&config, address));
-            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
-            fleet.listen_inbound(&config, socket, &admission)?;
-            loads_of.push((Arc::clone(&config.name), admission));
-        }
-        let mut outbound = Vec::new();
-        for (config, socket) in bound.outbound {
-            let address = socket.local_addr()?;
-            outbound.push((Arc::clone(&config.name), address));
-            listeners.push(Listening::outbound(&config, address));
-            let admission = Arc::new(Admission::new(&config.limits, Arc::clone(&memory)));
-            fleet.listen_outbound(&config, socket, &admission)?;
-            loads_of.push((Arc::clone(&config.name), admission));
-        }
-        let admin = bound.admin.local_addr()?;
+        let mut listeners = Listeners::new(fleet, policies.feeds.clone());
+        // Every socket is bound before any of them is served, so that a mistake ends it early.
+        let plan = listeners.plan(wanted, &mut sockets)?;
+        let admin = AdminDoor::bind(admin, &mut sockets)?;
+        let probes = ProbesStep::plan(probes, None, &mut sockets)?;
+        let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
+        listeners.apply(plan, None::<fn()>, Duration::ZERO);
+        admin.tell(&listeners);
         let service = Admin {
             identity,
-            policies: store,
-            loads,
-            listeners,
+            policies: policies.feeds.subscribe(),
+            loads: Arc::clone(&policies.loads),
+            config,
+            listeners: Arc::clone(&admin.listening),
             load: Loads {
                 memory,
-                listeners: loads_of,
+                listeners: Arc::clone(&admin.loads),
             },
             started,
-            metrics,
+            metrics: Arc::clone(&metrics),
             recent,
-            drain: fleet.drain.clone(),
+            shutdown: shutdown.clone(),
         };
-        tokio::spawn(Arc::new(service).run(bound.admin));
-        tokio::spawn(reloader.run());
-        let Fleet { drain, workers, .. } = fleet;
+        admin.open(service)?;
+        let mut probing = None;
+        probes.apply(&mut probing, &metrics)?;
         Ok(Self {
-            inbound: addresses,
-            outbound,
+            listeners,
+            sockets,
+            policies,
             admin,
-            drain,
-            workers,
+            probes: probing,
+            metrics,
+            shutdown,
             writer,
         })
     }
 
-    /// The listeners by name, with the addresses that they were given.
-    pub(crate) fn inbound(&self) -> &[(Arc<str>, SocketAddr)] {
-        &self.inbound
-    }
-
-    /// The outbound listeners, likewise.
-    pub(crate) fn outbound(&self) -> &[(Arc<str>, SocketAddr)] {
-        &self.outbound
+    /// The listeners of a direction by name, with the addresses that they were given.
+    pub(crate) fn listening(&self, direction: Direction) -> Vec<(String, SocketAddr)> {
+        let all = self.admin.listening.load();
+        let of = all.iter().filter(|l| l.direction == direction.as_str());
+        of.map(|l| (l.name.clone(), l.address)).collect()
     }
 
     /// Where the admin listener is.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
-    /// Takes no new connection, lets the calls in flight finish for `limit` at most or until
+    /// Where probes are answered, if they are.
+    pub(crate) fn probes(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(|probes| probes.address)
+    }
+
+    /// What is measured.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Does all of a change that may fail: binds what is new, and loads policies from other
+    /// files where such are given. Nothing that is in force changes.
+    ///
+    /// # Errors
+    /// When a socket or the policies cannot be had.
+    pub(crate) async fn prepare(
+        &mut self,
+        listeners: Vec<ListenerConfig>,
+        probes: Option<ProbesConfig>,
+        policies: Option<PolicyFiles>,
+    ) -> Result<Prepared, ChangeError> {
+        let policies = match policies {
+            None => None,
+            Some(files) => {
+                let opened = tokio::task::spawn_blocking(move || files.open()).await;
+                let opened = opened.map_err(|_| ChangeError::Panic)?;
+                Some(opened.map_err(ChangeError::Policies)?)
+            }
+        };
+        let plan = self.listeners.plan(listeners, &mut self.sockets)?;
+        let probes = ProbesStep::plan(probes, self.probes.as_ref(), &mut self.sockets)?;
+        Ok(Prepared {
+            plan,
+            probes,
+            policies,
+        })
+    }
+
+    /// Puts a change in force. What is open under the old configuration has `limit` to finish.
+    pub(crate) fn apply(&mut self, prepared: Prepared, limit: Duration) -> Changes {
+        let Prepared {
+            plan,
+            probes,
+            policies,
+        } = prepared;
+        let replace = policies.map(|loaded| || self.policies.replace(loaded, &self.metrics));
+        let changes = self.listeners.apply(plan, replace, limit);
+        if let Err(error) = probes.apply(&mut self.probes, &self.metrics) {
+            tracing::error!(%error, "the listener for probes stays as it was");
+        }
+        self.admin.tell(&self.listeners);
+        changes
+    }
+
+    /// Sends decision records elsewhere from now on.
+    pub(crate) fn record_to(&self, output: Output) {
+        self.writer.redirect(output);
+    }
+
+    /// All listening sockets, for the process that takes our place.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<PassedSocket>> {
+        let mut sockets = self.listeners.sockets()?;
+        sockets.push(self.admin.socket()?);
+        if let Some(probes) = &self.probes {
+            sockets.push(probes.socket()?);
+        }
+        Ok(sockets)
+    }
+
+    /// Leaves probes, status and metrics to the process that has taken our place.
+    pub(crate) fn leave_to_successor(&self) {
+        self.admin.close();
+        if let Some(probes) = &self.probes {
+            probes.close();
+        }
+    }
+
+    /// Takes no new connection, lets the calls in flight finish for a time at most or until
     /// `hurry` completes, and ends.
-    pub(crate) async fn drain(self, limit: Duration, hurry: impl Future<Output = ()>) {
-        self.drain.run(limit, hurry).await;
-        let (workers, writer) = (self.workers, self.writer);
+    pub(crate) async fn drain(self, times: DrainTimes, hurry: impl Future<Output = ()>) {
+        let (fleet, feeds) = self.listeners.let_go();
+        self.shutdown.run(times, hurry).await;
+        drop(feeds);
+        self.policies.reloader.abort();
+        let writer = self.writer;
         let ended = tokio::task::spawn_blocking(move || {
-            workers.stop();
+            fleet.workers.stop();
             writer.finish();
         });
         if ended.await.is_err() {
@@ -224,39 +293,31 @@ impl Sidecar {
     }
 }
 
-impl Bound {
-    fn new(
-        inbound: Vec<InboundConfig>,
-        outbound: Vec<OutboundConfig>,
-        admin: SocketAddr,
-    ) -> Result<Self, StartError> {
-        let inbound = inbound
-            .into_iter()
-            .map(|config| {
-                let socket = bind(&config.name, config.listen)?;
-                Ok((config, socket))
-            })
-            .collect::<Result<_, StartError>>()?;
-        let outbound = outbound
-            .into_iter()
-            .map(|config| {
-                let socket = bind(&config.name, config.listen)?;
-                Ok((config, socket))
-            })
-            .collect::<Result<_, StartError>>()?;
-        let admin = tokio::net::TcpListener::from_std(bind("admin", admin)?)?;
-        Ok(Self {
-            inbound,
-            outbound,
-            admin,
-        })
+impl Policies {
+    fn start(loaded: LoadedPolicies, metrics: &Arc<Metrics>) -> Self {
+        let (feeds, loads) = (PolicyFeeds::default(), Arc::new(PolicyLoads::default()));
+        let reloader = run(loaded, &feeds, &loads, metrics);
+        Self {
+            feeds,
+            loads,
+            reloader,
+        }
+    }
+
+    /// Puts policies from other files in force.
+    fn replace(&mut self, loaded: LoadedPolicies, metrics: &Arc<Metrics>) {
+        self.reloader.abort();
+        self.reloader = run(loaded, &self.feeds, &self.loads, metrics);
     }
 }
 
-fn bind(listener: &str, address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    listener::bind(address).map_err(|source| StartError::Bind {
-        listener: listener.to_owned(),
-        address,
-        source,
-    })
+fn run(
+    loaded: LoadedPolicies,
+    feeds: &PolicyFeeds,
+    loads: &Arc<PolicyLoads>,
+    metrics: &Arc<Metrics>,
+) -> JoinHandle<()> {
+    let (metrics, loads) = (Arc::clone(metrics), Arc::clone(loads));
+    let reloader = PolicyReloader::start(loaded, feeds.clone(), metrics, loads);
+    tokio::spawn(reloader.run())
 }

@@ -136,6 +136,7 @@ impl Denial {
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
+            | Failure::IdleTimeout
             | Failure::Drained
             | Failure::BodyTimeout
             | Failure::ConnectionAge
@@ -145,6 +146,11 @@ impl Denial {
             ),
         };
         Self::new(entry, status, failure.as_str(), detail)
+    }
+
+    /// No answer at all, where the caller's protocol is not known: the call ends with it.
+    pub(crate) fn unanswered(mut self) {
+        self.entry.completed();
     }
 
     /// The call was allowed, and its request did not come in the time that it has.

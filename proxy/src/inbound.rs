@@ -1,14 +1,15 @@
 //! Towards the workload: callers prove who they are in a TLS handshake before anything is read.
+//! A permissive listener serves those without TLS too, as anonymous ones.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use wayleave_certs::Peer;
 use wayleave_certs::tls::{HandshakeError, ServerTls};
+use wayleave_certs::{Alpn, Peer};
 
 use crate::caller::Caller;
-use crate::config::ListenerProtocol;
+use crate::config::{ListenerProtocol, TlsMode};
 use crate::connection::{self, Connection};
 use crate::drain::Drain;
 use crate::forward::headers;
@@ -22,6 +23,20 @@ pub(crate) struct Inbound {
     pub(crate) gate: Arc<Gate>,
     pub(crate) tls: Arc<ServerTls>,
     pub(crate) protocol: ListenerProtocol,
+    pub(crate) mode: TlsMode,
+}
+
+/// The type of a TLS record that a handshake begins with (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// How a connection begins.
+enum Arrival {
+    /// With a handshake in which the caller proved who it is.
+    Proved(Box<Stream>, Peer),
+    /// Without TLS, where that is allowed.
+    Plain(TcpStream),
+    /// It closed before it said a word.
+    Gone,
 }
 
 impl Inbound {
@@ -34,40 +49,64 @@ impl Inbound {
         drain: Drain,
     ) {
         let limit = self.gate.limits.handshake_timeout;
-        let handshake = tokio::time::timeout(limit, self.tls.accept(socket));
-        let accepted = tokio::select! {
-            accepted = handshake => accepted,
-            // Nothing was asked yet, so nothing is lost.
-            () = drain.begun() => return,
+        let arriving = tokio::time::timeout(limit, self.arrive(socket));
+        let arrived = tokio::select! {
+            arrived = arriving => arrived,
+            () = connection::overdue(&drain) => return,
             () = gives_way(turn.as_ref()) => return self.gave_way(source),
         };
         drop(turn);
-        let (stream, peer) = match accepted {
-            Ok(Ok(accepted)) => accepted,
-            Ok(Err(error)) => return self.refused(source, &error),
-            Err(_) => return self.timed_out(source),
-        };
-        self.gate
-            .metrics
-            .handshake_completed(peer.tls().key_exchange);
-        tracing::debug!(listener = &*self.gate.name, %source, peer = %peer.id(), "connection");
-        self.admit(stream.into(), peer, source, drain).await;
+        match arrived {
+            Ok(Ok(Arrival::Proved(stream, peer))) => {
+                // Boxed: what serves a connection is large, and the handshake need not carry it along.
+                Box::pin(self.admit(*stream, peer, source, drain)).await;
+            }
+            Ok(Ok(Arrival::Plain(socket))) => {
+                Box::pin(self.admit_plain(socket, source, drain)).await;
+            }
+            Ok(Ok(Arrival::Gone)) => {}
+            Ok(Err(error)) => self.refused(source, &error),
+            Err(_) => self.timed_out(source),
+        }
+    }
+
+    /// Runs the handshake, but where callers without TLS are served and this is one.
+    async fn arrive(&self, socket: TcpStream) -> Result<Arrival, HandshakeError> {
+        if self.mode == TlsMode::Permissive {
+            match first_byte(&socket).await {
+                Some(TLS_HANDSHAKE) => {}
+                Some(_) => return Ok(Arrival::Plain(socket)),
+                None => return Ok(Arrival::Gone),
+            }
+        }
+        let (stream, peer) = self.tls.accept(socket).await?;
+        Ok(Arrival::Proved(Box::new(stream.into()), peer))
     }
 
     async fn admit(&self, stream: Stream, peer: Peer, source: SocketAddr, drain: Drain) {
+        let tls = peer.tls();
+        self.gate.metrics.handshake_completed(tls.key_exchange);
+        tracing::debug!(listener = &*self.gate.name, %source, peer = %peer.id(), "connection");
+        // Whoever agrees on nothing speaks HTTP/1.1, where HTTP is what is spoken.
+        let agreed = match self.protocol {
+            ListenerProtocol::Http => Some(tls.alpn.unwrap_or(Alpn::Http1)),
+            ListenerProtocol::Tcp | ListenerProtocol::Auto => tls.alpn,
+        };
         let own = self.gate.identity.current();
         let xfcc = headers::xfcc(own.as_ref().map(|own| &**own.svid()), &peer);
         let (gate, caller) = (Arc::clone(&self.gate), Caller::Peer(peer.clone()));
         let connection = Arc::new(Connection::new(gate, caller, source, xfcc, drain));
-        match self.protocol {
-            ListenerProtocol::Http => {
-                connection::http::serve(stream, peer.tls().alpn, connection).await;
-            }
-            ListenerProtocol::Tcp => {
-                let name = peer.tls().sni.as_deref().unwrap_or_default();
-                connection::tcp::serve(stream, connection, name).await;
-            }
-        }
+        let host = tls.sni.as_deref().unwrap_or_default();
+        connection::serve(stream, self.protocol, agreed, host, connection).await;
+    }
+
+    /// Serves somebody who proved nothing and is called so: no header of its own can name it.
+    async fn admit_plain(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+        self.gate.metrics.plaintext_connection(&self.gate.name);
+        tracing::debug!(listener = &*self.gate.name, %source, "connection without TLS");
+        let gate = Arc::clone(&self.gate);
+        let connection = Connection::new(gate, Caller::Anonymous, source, None, drain);
+        connection::serve(socket.into(), self.protocol, None, "", Arc::new(connection)).await;
     }
 
     fn refused(&self, source: SocketAddr, error: &HandshakeError) {
@@ -97,6 +136,15 @@ impl Inbound {
             error = format!("no complete handshake within {:?}", self.gate.limits.handshake_timeout),
             "handshake refused"
         );
+    }
+}
+
+/// The first byte of a connection, which stays there to be read; none where it closed.
+async fn first_byte(socket: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    match socket.peek(&mut byte).await {
+        Ok(1) => byte.first().copied(),
+        Ok(_) | Err(_) => None,
     }
 }
 

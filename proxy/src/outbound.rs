@@ -36,6 +36,9 @@ impl Outbound {
                 connection::http::serve(stream, Alpn::Http1, connection).await;
             }
             ListenerProtocol::Tcp => connection::tcp::serve(stream, connection, "").await,
+            ListenerProtocol::Auto => {
+                connection::serve(stream, self.protocol, None, "", connection).await;
+            }
         }
     }
 }

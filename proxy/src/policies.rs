@@ -1,23 +1,17 @@
 //! Keeps the policies in force equal to the files, as long as those are good: a broken edit
 //! is told with its places and leaves the last good policies as they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use notify::{RecursiveMode, Watcher};
-use tokio::sync::Notify;
 use wayleave_authz::load::PolicyFile;
-use wayleave_authz::{Engine, Inputs, LoadErrors, PolicyStore};
+use wayleave_authz::{Engine, Inputs, LoadErrors};
 
+use crate::file_watch::FileWatch;
+use crate::policy_feeds::{PolicyFeeds, SourceId};
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
-
-/// Changes within this time are one change: editors write a file in several steps.
-const SETTLE: Duration = Duration::from_millis(100);
-/// How often the files are read without having been told of a change: some file systems
-/// tell nothing.
-const POLL: Duration = Duration::from_secs(5);
 
 /// Where policies come from.
 #[derive(Debug, Clone)]
@@ -47,12 +41,35 @@ impl PolicyFiles {
     pub(crate) fn load(&self) -> Result<Engine, LoadErrors> {
         Engine::load(&self.read()?)
     }
+
+    /// Reads and compiles, and remembers what was read.
+    ///
+    /// # Errors
+    /// All the problems of all the files.
+    pub(crate) fn open(self) -> Result<LoadedPolicies, LoadErrors> {
+        let inputs = self.read()?;
+        let engine = Engine::load(&inputs)?;
+        Ok(LoadedPolicies {
+            files: self,
+            texts: inputs.policies,
+            engine,
+        })
+    }
 }
 
-/// Reloads policies into a store whenever their files change.
+/// Good policies that are not in force yet.
+#[derive(Debug)]
+pub(crate) struct LoadedPolicies {
+    files: PolicyFiles,
+    texts: Vec<PolicyFile>,
+    engine: Engine,
+}
+
+/// Loads policies again whenever their files change.
 pub(crate) struct PolicyReloader {
     files: PolicyFiles,
-    store: PolicyStore,
+    feeds: PolicyFeeds,
+    source: SourceId,
     metrics: Arc<Metrics>,
     loads: Arc<PolicyLoads>,
     /// What was read last, good or not: only a difference is worth a load.
@@ -62,40 +79,31 @@ pub(crate) struct PolicyReloader {
 }
 
 impl PolicyReloader {
-    /// Loads for the first time, into `store`.
-    ///
-    /// # Errors
-    /// All the problems of all the files: a sidecar does not start with a broken policy.
+    /// Puts policies in force, in place of those from anywhere else.
     pub(crate) fn start(
-        files: PolicyFiles,
-        store: PolicyStore,
+        loaded: LoadedPolicies,
+        feeds: PolicyFeeds,
         metrics: Arc<Metrics>,
         loads: Arc<PolicyLoads>,
-    ) -> Result<Self, LoadErrors> {
-        let inputs = files.read()?;
-        let engine = Engine::load(&inputs)?;
-        let seen = Some(inputs.policies);
+    ) -> Self {
         let reloader = Self {
-            files,
-            store,
+            files: loaded.files,
+            source: feeds.other_source(),
+            feeds,
             metrics,
             loads,
-            seen,
+            seen: Some(loaded.texts),
             unreadable: None,
         };
-        reloader.adopt(engine);
-        Ok(reloader)
+        reloader.adopt(loaded.engine);
+        reloader
     }
 
     /// Watches and reloads until dropped.
     pub(crate) async fn run(mut self) {
-        let changed = Arc::new(Notify::new());
-        let _watcher = watch(&self.files.paths, &changed);
+        let watch = FileWatch::of(&self.files.paths);
         loop {
-            let told = tokio::time::timeout(POLL, changed.notified()).await.is_ok();
-            if told {
-                tokio::time::sleep(SETTLE).await;
-            }
+            watch.perhaps_changed().await;
             let attempt = tokio::task::spawn_blocking(move || {
                 self.reload();
                 self
@@ -130,10 +138,12 @@ impl PolicyReloader {
 
     fn adopt(&self, engine: Engine) {
         let (revision, count) = (engine.revision(), engine.policies().len());
+        if !self.feeds.adopt(self.source, Arc::new(engine)) {
+            return;
+        }
         self.metrics.policy_load(Some(count));
         self.loads.succeeded(SystemTime::now());
         tracing::info!(%revision, policies = count, "policies in force");
-        self.store.replace(engine);
     }
 
     fn keep_unread(&mut self, errors: &LoadErrors) {
@@ -145,6 +155,9 @@ impl PolicyReloader {
     }
 
     fn keep_last_good(&self, errors: &LoadErrors) {
+        if !self.feeds.is_fed_by(self.source) {
+            return;
+        }
         self.metrics.policy_load(None);
         self.loads.failed(errors, SystemTime::now());
         for problem in errors.problems() {
@@ -158,37 +171,5 @@ impl PolicyReloader {
             );
         }
         tracing::warn!("the last good policies stay in force");
-    }
-}
-
-/// Watches the folders that hold the policies. A file is watched through its folder: a
-/// watch on the file itself dies when the file is replaced.
-fn watch(paths: &[PathBuf], changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-    let wake = Arc::clone(changed);
-    let told = move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            wake.notify_one();
-        }
-    };
-    let mut watcher = match notify::recommended_watcher(told) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(%error, "policy files are polled: they cannot be watched");
-            return None;
-        }
-    };
-    for path in paths {
-        let folder = if path.is_dir() { path } else { parent(path) };
-        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-            tracing::warn!(%error, folder = %folder.display(), "policy folder is polled: it cannot be watched");
-        }
-    }
-    Some(watcher)
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }

@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +32,18 @@ impl Stream {
             peeked: Bytes::new(),
             kind,
         }
+    }
+
+    /// Cuts the connection so that the other side cannot take what it got for the whole: a TCP
+    /// connection is reset. A unix socket knows no reset and is closed.
+    pub(crate) fn reset(self) {
+        let socket = match &self.kind {
+            Kind::Tcp(socket) => socket,
+            Kind::Tls(stream) => stream.get_ref().0,
+            Kind::Unix(_) => return,
+        };
+        // With nothing to linger for, closing discards what is unsent and resets.
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Puts `bytes` in front of what is read next.

@@ -41,6 +41,7 @@ impl Seat {
 
 /// All workers of the sidecar.
 pub(crate) struct Workers {
+    first: Seat,
     workers: Vec<(Seat, JoinHandle<()>)>,
     stop: CancellationToken,
 }
@@ -52,10 +53,21 @@ impl Workers {
     /// When the system refuses a thread or a runtime.
     pub(crate) fn start(count: NonZeroUsize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let workers = (0..count.get())
-            .map(|index| start_one(index, stop.clone()))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { workers, stop })
+        let (first, thread) = start_one(0, stop.clone())?;
+        let mut workers = vec![(first.clone(), thread)];
+        for index in 1..count.get() {
+            workers.push(start_one(index, stop.clone())?);
+        }
+        Ok(Self {
+            first,
+            workers,
+            stop,
+        })
+    }
+
+    /// The worker that accepts connections.
+    pub(crate) fn first(&self) -> &Seat {
+        &self.first
     }
 
     /// The places at which connections can be served; never empty.

@@ -7,11 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::client::raw;
-use crate::support::frames::{
+use crate::support::process::{Process, wayleave};
+use crate::support::raw_http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING,
     RST_STREAM, RawHttp2, SETTINGS, WINDOW_UPDATE, frame, get, get_head, literal_field, post_head,
 };
-use crate::support::process::{Process, wayleave};
 use crate::support::setup::{Setup, Sidecar, message};
 use crate::support::upstream::{Speaks, Upstream};
 use crate::support::{client, eventually, load, within};

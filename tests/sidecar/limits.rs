@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::client::{self, raw, status_of};
-use crate::support::frames::{
+use crate::support::raw_http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawHttp2, frame, get, get_head,
 };
 use crate::support::setup::{Setup, Sidecar};

@@ -2,13 +2,17 @@
 //! remembers what reached it, and clients.
 
 pub(crate) mod agent;
+pub(crate) mod application;
 pub(crate) mod client;
+pub(crate) mod corpus;
 pub(crate) mod frames;
 pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;
+pub(crate) mod raw_http2;
 pub(crate) mod script;
 pub(crate) mod setup;
+pub(crate) mod tcp;
 pub(crate) mod tool;
 pub(crate) mod upstream;
 

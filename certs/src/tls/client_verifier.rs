@@ -11,6 +11,7 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use wayleave_identity::TrustDomain;
 
 use super::chain_cache::ChainCache;
 use super::provider::crypto_provider;
@@ -30,11 +31,32 @@ tokio::task_local! {
 pub(crate) struct SvidClientVerifier {
     identity: Arc<Identity>,
     cache: Arc<ChainCache>,
+    /// All that have a bundle where there is none.
+    trust_domains: Option<Arc<[TrustDomain]>>,
 }
 
 impl SvidClientVerifier {
-    pub(crate) fn new(identity: Arc<Identity>, cache: Arc<ChainCache>) -> Self {
-        Self { identity, cache }
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        cache: Arc<ChainCache>,
+        trust_domains: Option<Arc<[TrustDomain]>>,
+    ) -> Self {
+        Self {
+            identity,
+            cache,
+            trust_domains,
+        }
+    }
+
+    /// Whether workloads of the proved peer's trust domain are let in here.
+    fn let_in(&self, verified: Arc<Verified>) -> Result<Arc<Verified>, VerifyError> {
+        let id = &verified.leaf.id;
+        match &self.trust_domains {
+            Some(allowed) if !allowed.contains(id.trust_domain()) => {
+                Err(VerifyError::TrustDomainNotAllowed { id: id.clone() })
+            }
+            _ => Ok(verified),
+        }
     }
 }
 
@@ -60,6 +82,7 @@ impl ClientCertVerifier for SvidClientVerifier {
             .cloned()
             .collect();
         let outcome = self.cache.verify(&chain, &self.identity, now);
+        let outcome = outcome.and_then(|verified| self.let_in(verified));
         let answer = match &outcome {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => Err(Error::InvalidCertificate(alert_for(error))),
@@ -106,6 +129,9 @@ pub(super) fn alert_for(error: &VerifyError) -> CertificateError {
         VerifyError::NotYetValid { .. } => CertificateError::NotValidYet,
         VerifyError::Revoked { .. } => CertificateError::Revoked,
         VerifyError::Profile(_) => CertificateError::BadEncoding,
+        VerifyError::TrustDomainNotAllowed { .. } => {
+            CertificateError::ApplicationVerificationFailure
+        }
         other => CertificateError::Other(rustls::OtherError(Arc::new(other.clone()))),
     }
 }

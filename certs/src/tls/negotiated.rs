@@ -22,8 +22,9 @@ pub(super) fn peer(
         .ok_or(HandshakeError::Unverified)?
         .name();
     let alpn = match connection.alpn_protocol() {
-        Some(b"h2") => Alpn::Http2,
-        _ => Alpn::Http1,
+        Some(b"h2") => Some(Alpn::Http2),
+        Some(b"http/1.1") => Some(Alpn::Http1),
+        _ => None,
     };
     let tls = TlsInfo {
         version: "1.3",

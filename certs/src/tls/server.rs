@@ -9,6 +9,7 @@ use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use wayleave_identity::TrustDomain;
 
 use super::chain_cache::ChainCache;
 use super::client_verifier::{OUTCOME, Outcome, SvidClientVerifier};
@@ -23,13 +24,16 @@ use crate::{Alpn, Identity, IdentityReader, Peer};
 /// What a listener may choose about its TLS.
 #[derive(Debug, Clone)]
 pub struct ServerTlsOptions {
-    /// The application protocols, preferred first.
+    /// The application protocols, preferred first. With none, whatever a client offers is
+    /// passed over.
     pub alpn: Vec<Alpn>,
     /// Whether to refuse a key exchange that a quantum computer could break.
     pub require_post_quantum: bool,
     /// How many verified chains are remembered, so that a returning peer's path need not be
     /// validated again; 0 remembers none. One chain takes about 2 KB.
     pub cached_chains: usize,
+    /// The trust domains whose workloads are let in; all that have a bundle where there is none.
+    pub trust_domains: Option<Arc<[TrustDomain]>>,
 }
 
 impl Default for ServerTlsOptions {
@@ -38,6 +42,7 @@ impl Default for ServerTlsOptions {
             alpn: vec![Alpn::Http2, Alpn::Http1],
             require_post_quantum: false,
             cached_chains: 1024,
+            trust_domains: None,
         }
     }
 }
@@ -114,7 +119,11 @@ impl ServerTls {
             false => crypto_provider(),
         };
         let certified_key = Arc::clone(identity.svid().certified_key());
-        let verifier = SvidClientVerifier::new(Arc::clone(identity), Arc::clone(&self.cache));
+        let verifier = SvidClientVerifier::new(
+            Arc::clone(identity),
+            Arc::clone(&self.cache),
+            self.options.trust_domains.clone(),
+        );
         let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(HandshakeError::Tls)?

@@ -3,17 +3,21 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
 use crate::memory::Memory;
 use crate::record::metrics::Metrics;
 
+/// A listener by name, and what it holds.
+pub(crate) type Load = (Arc<str>, Arc<Admission>);
+
 /// What is held now, and by which listener.
 #[derive(Debug)]
 pub(crate) struct Loads {
     pub(crate) memory: Arc<Memory>,
-    pub(crate) listeners: Vec<(Arc<str>, Arc<Admission>)>,
+    pub(crate) listeners: Arc<ArcSwap<Vec<Load>>>,
 }
 
 /// The part of the status document.
@@ -42,7 +46,8 @@ pub(crate) struct ListenerLoad {
 
 impl LoadStatus {
     pub(super) fn of(loads: &Loads) -> Self {
-        let listeners = loads.listeners.iter();
+        let listeners = loads.listeners.load();
+        let listeners = listeners.iter();
         Self {
             resident_bytes: Memory::resident(),
             max_memory_bytes: loads.memory.limit(),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -20,15 +21,18 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use wayleave_authz::PolicyStore;
+use tokio_util::sync::CancellationToken;
 use wayleave_certs::IdentityReader;
 
-pub(crate) use load::{ListenerLoad, LoadStatus, Loads};
+pub(crate) use load::{ListenerLoad, Load, LoadStatus, Loads};
 pub(crate) use status::{
-    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Started, Status, SvidStatus,
+    BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, Listening, PolicyStatus, Source,
+    Started, Status, SvidStatus, protocol, tls_mode,
 };
 
-use crate::drain::Drain;
+use crate::config_loads::ConfigLoads;
+use crate::drain::Shutdown;
+use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
@@ -50,25 +54,31 @@ type Answer = Response<Full<Bytes>>;
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) identity: IdentityReader,
-    pub(crate) policies: PolicyStore,
+    pub(crate) policies: Feed,
     pub(crate) loads: Arc<PolicyLoads>,
-    pub(crate) listeners: Vec<Listening>,
+    /// None where there is no configuration file.
+    pub(crate) config: Option<Arc<ConfigLoads>>,
+    pub(crate) listeners: Arc<ArcSwap<Vec<Listening>>>,
     pub(crate) load: Loads,
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,
-    pub(crate) drain: Drain,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Admin {
-    /// Serves until dropped.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+    /// Serves until dropped, and accepts until `closing`.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = closing.cancelled() => return,
+            };
+            match accepted {
                 Ok((socket, _)) => {
                     let admin = Arc::clone(&self);
                     tokio::spawn(async move {
@@ -133,23 +143,40 @@ impl Admin {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let document = json!({ "ready": ready, "reasons": reasons });
+        let warnings = self.warnings();
+        let document = json!({ "ready": ready, "reasons": reasons, "warnings": warnings });
         respond(status, JSON, format!("{document}\n"))
     }
 
     /// Why no call can be decided; nothing when one can.
     fn not_ready(&self, now: SystemTime) -> Vec<&'static str> {
         let mut reasons = Vec::new();
-        if self.drain.is_begun() {
+        if self.shutdown.is_begun() {
             reasons.push("draining");
         }
         if !self.identity.is_usable(now) {
             reasons.push("no_usable_svid");
         }
-        if self.policies.current().is_none() {
+        if self.policies.store().current().is_none() {
             reasons.push("no_policy");
         }
         reasons
+    }
+
+    /// What is wrong although calls can be decided.
+    fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if self
+            .config
+            .as_ref()
+            .is_some_and(|config| config.failed_load().is_some())
+        {
+            warnings.push("config_failed");
+        }
+        if self.loads.failed_load().is_some() {
+            warnings.push("policies_failed");
+        }
+        warnings
     }
 
     fn status(&self) -> Answer {

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
 use super::{Admin, LoadStatus};
-use crate::config::{InboundConfig, InboundMode, OutboundConfig};
+use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
+use crate::config_loads::ConfigLoads;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
+use crate::record::metrics::Metrics;
 
 /// When the sidecar was started, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,8 @@ pub(crate) struct Status {
     pub(crate) reasons: Vec<String>,
     pub(crate) identity: IdentityStatus,
     pub(crate) policies: PolicyStatus,
+    /// None where there is no configuration file.
+    pub(crate) config: Option<ConfigStatus>,
     pub(crate) listeners: Vec<Listening>,
     pub(crate) load: LoadStatus,
 }
@@ -108,6 +112,19 @@ pub(crate) struct PolicyStatus {
     pub(crate) failed_load: Option<FailedLoadStatus>,
 }
 
+/// Which configuration is in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConfigStatus {
+    pub(crate) file: String,
+    /// A hash of the file's text.
+    pub(crate) revision: String,
+    pub(crate) loaded: String,
+    /// A later version of the file that was not taken.
+    pub(crate) failed_load: Option<FailedLoadStatus>,
+    /// Keys with new values that only a restart brings into force.
+    pub(crate) needs_restart: Vec<String>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FailedLoadStatus {
     pub(crate) at: String,
@@ -127,6 +144,14 @@ pub(crate) struct Listening {
     pub(crate) mode: String,
     pub(crate) upstream: String,
     pub(crate) require_post_quantum: bool,
+    /// `http`, `tcp` or `auto`.
+    pub(crate) protocol: String,
+    /// `strict` or `permissive`, or `off` towards the workload.
+    pub(crate) tls_mode: String,
+    /// Connections without TLS so far, at a permissive listener.
+    pub(crate) plaintext_connections: Option<u64>,
+    /// The trust domains that are let in; none when that is all with a bundle.
+    pub(crate) trust_domains: Option<Vec<String>>,
 }
 
 impl Listening {
@@ -140,6 +165,13 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.upstream.to_string(),
             require_post_quantum: config.tls.require_post_quantum,
+            protocol: protocol(config.protocol),
+            tls_mode: tls_mode(config.tls.mode).to_owned(),
+            plaintext_connections: (config.tls.mode == TlsMode::Permissive).then_some(0),
+            trust_domains: config.trust_domains.as_ref().map(|domains| {
+                let domains = domains.iter();
+                domains.map(ToString::to_string).collect()
+            }),
         }
     }
 
@@ -153,6 +185,10 @@ impl Listening {
             mode: mode(config.mode),
             upstream: config.destination.upstream.to_string(),
             require_post_quantum: false,
+            protocol: protocol(config.protocol),
+            tls_mode: "off".to_owned(),
+            plaintext_connections: None,
+            trust_domains: None,
         }
     }
 }
@@ -163,6 +199,33 @@ fn mode(mode: InboundMode) -> String {
         InboundMode::Audit => "audit",
     }
     .to_owned()
+}
+
+pub(crate) fn protocol(protocol: ListenerProtocol) -> String {
+    match protocol {
+        ListenerProtocol::Http => "http",
+        ListenerProtocol::Tcp => "tcp",
+        ListenerProtocol::Auto => "auto",
+    }
+    .to_owned()
+}
+
+pub(crate) fn tls_mode(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Strict => "strict",
+        TlsMode::Permissive => "permissive",
+    }
+}
+
+impl Listening {
+    /// The listener with its counts as they are now.
+    fn counted(&self, metrics: &Metrics) -> Self {
+        let mut listening = self.clone();
+        if let Some(count) = &mut listening.plaintext_connections {
+            *count = metrics.plaintext_connections(&self.name);
+        }
+        listening
+    }
 }
 
 impl Status {
@@ -176,7 +239,12 @@ impl Status {
             reasons: reasons.into_iter().map(str::to_owned).collect(),
             identity: IdentityStatus::of(&admin.identity, now),
             policies: PolicyStatus::of(admin),
-            listeners: admin.listeners.clone(),
+            config: admin.config.as_deref().map(ConfigStatus::of),
+            listeners: {
+                let listeners = admin.listeners.load();
+                let listeners = listeners.iter();
+                listeners.map(|one| one.counted(&admin.metrics)).collect()
+            },
             load: LoadStatus::of(&admin.load),
         }
     }
@@ -252,13 +320,31 @@ impl Source {
 
 impl PolicyStatus {
     fn of(admin: &Admin) -> Self {
-        let engine = admin.policies.current();
+        let engine = admin.policies.store().current();
         let failed = admin.loads.failed_load();
         Self {
             revision: engine.as_ref().map(|engine| engine.revision().to_string()),
             count: engine.map_or(0, |engine| engine.policies().len()),
             loaded: admin.loads.loaded().map(moment),
             failed_load: failed.map(|failed| FailedLoadStatus::of(&failed)),
+        }
+    }
+}
+
+impl ConfigStatus {
+    fn of(loads: &ConfigLoads) -> Self {
+        let good = loads.good();
+        let failed = loads.failed_load();
+        let needs_restart = good.needs_restart.iter();
+        Self {
+            file: loads.file().to_owned(),
+            revision: good.revision.clone(),
+            loaded: moment(good.at),
+            failed_load: failed.map(|failed| FailedLoadStatus {
+                at: moment(failed.at),
+                problems: failed.problems.clone(),
+            }),
+            needs_restart: needs_restart.map(|key| (*key).to_owned()).collect(),
         }
     }
 }

@@ -19,11 +19,11 @@ use wayleave_authz::Engine;
 use wayleave_certs::source::federation::FederationError;
 
 use super::report::{self, Format};
-use crate::config::{
-    self, Config, DecisionSink, FederationConfig, IdentityConfig, IdentitySource, Profile,
-};
+use crate::admin;
+use crate::config::{self, Config, DecisionSink, FederationConfig, IdentitySource, Profile};
 use crate::identity::{self, OpenError, OpenIdentity};
 use crate::policies::PolicyFiles;
+use crate::warnings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +93,10 @@ struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<PolicyFacts>,
     inbound: Vec<InboundFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probes: Option<ProbeFacts>,
+    /// What works, and is better known.
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,6 +129,14 @@ struct InboundFacts {
     listen: String,
     service: String,
     upstream: String,
+    protocol: String,
+    tls_mode: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct ProbeFacts {
+    listen: String,
+    paths: Vec<String>,
 }
 
 /// A problem without a place in a text.
@@ -146,18 +158,25 @@ fn check(path: &Path, now: SystemTime) -> Outcome {
 
 impl Outcome {
     fn check_parts(&mut self, path: &Path, config: &Config, now: SystemTime) {
-        self.check_identity(path, &config.identity, now);
+        self.facts.warnings = warnings::warnings(config);
+        self.check_identity(path, config, now);
         self.check_policies(&config.policies.paths);
         self.check_decisions(&config.log.decisions);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
+        self.facts.probes = config.probes.as_ref().map(ProbeFacts::new);
     }
 
-    fn check_identity(&mut self, path: &Path, config: &IdentityConfig, now: SystemTime) {
+    fn check_identity(&mut self, path: &Path, whole: &Config, now: SystemTime) {
+        let config = &whole.identity;
         let opened = match OpenIdentity::open(config.clone(), now) {
             Ok(opened) => opened,
             Err(error) => return self.problems.push(Finding::of_identity(path, error)),
         };
         self.facts.federation = config.federation.iter().map(FederationFacts::new).collect();
+        if let Some(identity) = opened.reader().current() {
+            let missing = warnings::without_bundle(whole, identity.bundles());
+            self.facts.warnings.extend(missing);
+        }
         self.facts.identity = match &config.source {
             IdentitySource::Files(_) => opened.reader().current().map(|identity| {
                 let svid = identity.svid();
@@ -308,6 +327,18 @@ impl InboundFacts {
             listen: inbound.listen.to_string(),
             service: inbound.service.to_string(),
             upstream: inbound.upstream.to_string(),
+            protocol: admin::protocol(inbound.protocol),
+            tls_mode: admin::tls_mode(inbound.tls.mode),
+        }
+    }
+}
+
+impl ProbeFacts {
+    fn new(probes: &config::ProbesConfig) -> Self {
+        let paths = probes.paths.iter();
+        Self {
+            listen: probes.listen.to_string(),
+            paths: paths.map(|probe| probe.path.clone()).collect(),
         }
     }
 }
@@ -376,10 +407,22 @@ fn summary(facts: &Facts, path: &Path) -> String {
             listen,
             service,
             upstream,
+            protocol,
+            ..
         } = inbound;
+        let spoken = match protocol.as_str() {
+            "http" => String::new(),
+            other => format!(" ({other})"),
+        };
         lines.push(format!(
-            "  inbound   {name}: {listen} for the service {service} at {upstream}"
+            "  inbound   {name}: {listen} for the service {service} at {upstream}{spoken}"
         ));
+    }
+    if let Some(ProbeFacts { listen, paths }) = &facts.probes {
+        lines.push(format!("  probes    {listen} for {}", paths.join(", ")));
+    }
+    for warning in &facts.warnings {
+        lines.push(format!("  WARNING   {warning}"));
     }
     lines.push(String::new());
     lines.join("\n")

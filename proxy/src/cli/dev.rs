@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
+use wayleave_authz::Direction;
 use wayleave_certs::source::dev::{DevDirectory, DevError, DevWorkloadApi};
 
 use super::banner::Banner;
-use super::run::{control_runtime, start_failed, wait_for_end};
+use super::run::{control_runtime, start_failed};
 use super::{FAILED, logging, report, starter};
 use crate::app::{Sidecar, Start};
 use crate::child::{self, Child, Signal, Signals};
@@ -21,11 +22,17 @@ use crate::config::{
     TlsConfig, UpstreamConfig, UpstreamProtocol,
 };
 use crate::demo;
+use crate::drain::DrainTimes;
+use crate::listeners::ListenerConfig;
 use crate::policies::PolicyFiles;
 use crate::record::Output;
+use crate::sockets::Sockets;
 
 /// How long calls in flight may take to finish once the dev proxy is told to end.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: DrainTimes = DrainTimes {
+    delay: Duration::ZERO,
+    limit: Duration::from_secs(2),
+};
 /// How long a command may take to end after a signal, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a command may take until its port accepts connections.
@@ -107,11 +114,16 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
     let sidecar = Sidecar::start(Start {
         identity: directory.reader(),
         policies: PolicyFiles::new(vec![policies]),
-        inbound: vec![inbound(&args, upstream.address.clone())],
-        outbound: Vec::new(),
+        listeners: vec![ListenerConfig::Inbound(inbound(
+            &args,
+            upstream.address.clone(),
+        ))],
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,
+        sockets: Sockets::default(),
+        config: None,
+        probes: None,
         max_memory: config::MaxMemory::Auto,
     })
     .map_err(|error| start_failed(&error))?;
@@ -175,6 +187,7 @@ fn inbound(args: &DevArgs, address: HostPort) -> InboundConfig {
         mode: InboundMode::Enforce,
         show_reason: true,
         tls: TlsConfig::default(),
+        trust_domains: None,
     }
 }
 
@@ -192,7 +205,8 @@ fn output(format: LogFormat) -> Output {
 
 /// The banner goes where it does not mix with JSON.
 fn tell_ready(args: &DevArgs, sidecar: &Sidecar, upstream: &str, workload_api: Option<&Path>) {
-    let Some((_, inbound)) = sidecar.inbound().first() else {
+    let listening = sidecar.listening(Direction::Inbound);
+    let Some((_, inbound)) = listening.first() else {
         return;
     };
     let banner = Banner {
@@ -284,6 +298,11 @@ async fn follow(mut child: Child, signals: &mut Signals, port: u16) -> ExitCode 
             return status(ended);
         }
     }
+}
+
+/// Completes with a signal that ends the dev proxy: closing the terminal is one.
+async fn wait_for_end(signals: &mut Signals) {
+    while matches!(signals.next().await, Signal::User1 | Signal::User2) {}
 }
 
 fn status(ended: std::io::Result<u8>) -> ExitCode {

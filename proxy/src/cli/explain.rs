@@ -23,6 +23,8 @@ Examples:
       --principal spiffe://shop.example/ns/web/sa/cart
   wayleave explain --policies .wayleave/policies --service app --method DELETE --path /orders/7 \\
       --principal spiffe://dev.wayleave/ns/default/sa/agent --header 'x-role: reader'
+  wayleave explain --config wayleave.yaml --tcp --host db.shop.example --port 5432 \\
+      --principal spiffe://shop.example/ns/web/sa/orders
   wayleave explain --config wayleave.yaml --from-record decisions.jsonl
   curl -s 'http://127.0.0.1:15000/decisions?limit=1' | jq -c '.decisions[]' |
       wayleave explain --policies .wayleave/policies --from-record -
@@ -60,7 +62,7 @@ struct CallArgs {
     #[arg(long, default_value = "GET")]
     method: String,
     /// The path, and the query if there is one, as sent
-    #[arg(long, value_name = "PATH", required_unless_present = "from_record")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["from_record", "tcp"])]
     path: Option<String>,
     /// The service; that of the configuration's first listener when absent
     #[arg(long)]
@@ -77,6 +79,9 @@ struct CallArgs {
     /// A gRPC call: the path is `/package.Service/Method`
     #[arg(long)]
     grpc: bool,
+    /// A TCP connection, to `--host` (the server name of the handshake) and `--port`
+    #[arg(long, conflicts_with_all = ["from_record", "method", "path", "headers", "grpc"])]
+    tcp: bool,
     /// The caller's address
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     source_ip: IpAddr,
@@ -142,15 +147,17 @@ impl CallArgs {
             .clone()
             .or(service)
             .ok_or(CallError::NoService)?;
-        let target = self.path.as_deref().unwrap_or("/");
+        let target = self.path.as_deref().unwrap_or_default();
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (target, None),
         };
-        canonical::check_path(path).map_err(|why| CallError::Ambiguous {
-            path: path.to_owned(),
-            why,
-        })?;
+        if !self.tcp {
+            canonical::check_path(path).map_err(|why| CallError::Ambiguous {
+                path: path.to_owned(),
+                why,
+            })?;
+        }
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -171,11 +178,11 @@ impl CallArgs {
                 key_exchange: self.key_exchange.clone(),
                 post_quantum: self.key_exchange.contains("MLKEM"),
             }),
-            method: Some(if self.grpc {
-                "POST".into()
-            } else {
-                self.method.clone()
-            }),
+            method: match (self.tcp, self.grpc) {
+                (true, _) => None,
+                (false, true) => Some("POST".into()),
+                (false, false) => Some(self.method.clone()),
+            },
             query,
             headers: self.headers(),
             withheld: Vec::new(),
@@ -185,9 +192,10 @@ impl CallArgs {
     }
 
     fn action(&self) -> Action {
-        match self.grpc {
-            true => Action::GRPC_CALL,
-            false => Action::from_http_method(&self.method),
+        match (self.tcp, self.grpc) {
+            (true, _) => Action::TCP_CONNECT,
+            (false, true) => Action::GRPC_CALL,
+            (false, false) => Action::from_http_method(&self.method),
         }
     }
 

@@ -11,8 +11,8 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, IdentityStatus, ListenerLoad, Listening, LoadStatus, PolicyStatus, Source,
-    Status, SvidStatus,
+    BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, ListenerLoad, Listening,
+    LoadStatus, PolicyStatus, Source, Status, SvidStatus,
 };
 use crate::config;
 use crate::moment::span;
@@ -93,6 +93,9 @@ fn render(status: &Status) -> String {
     let _ = writeln!(text, "wayleave {}, {ready}, up {up}", status.version);
     identity(&mut text, &status.identity);
     policies(&mut text, &status.policies);
+    if let Some(config) = &status.config {
+        configuration(&mut text, config);
+    }
     text.push_str("\nlisteners\n");
     for listening in &status.listeners {
         listener(&mut text, listening);
@@ -200,11 +203,28 @@ fn policies(text: &mut String, policies: &PolicyStatus) {
         field(text, "loaded", loaded);
     }
     if let Some(failed) = &policies.failed_load {
-        let words = format!("{}: the files have changed and do not load", failed.at);
-        field(text, "FAILED", &words);
-        for problem in &failed.problems {
-            let _ = writeln!(text, "            {}", harmless(problem));
-        }
+        failed_load(text, failed, "the files have changed and do not load");
+    }
+}
+
+fn configuration(text: &mut String, config: &ConfigStatus) {
+    text.push_str("\nconfiguration\n");
+    field(text, "file", &harmless(&config.file));
+    field(text, "revision", &config.revision);
+    field(text, "loaded", &config.loaded);
+    if !config.needs_restart.is_empty() {
+        let keys = config.needs_restart.join(", ");
+        field(text, "RESTART", &format!("needed for {keys}"));
+    }
+    if let Some(failed) = &config.failed_load {
+        failed_load(text, failed, "the file has changed and was not taken");
+    }
+}
+
+fn failed_load(text: &mut String, failed: &FailedLoadStatus, what: &str) {
+    field(text, "FAILED", &format!("{}: {what}", failed.at));
+    for problem in &failed.problems {
+        let _ = writeln!(text, "            {}", harmless(problem));
     }
 }
 
@@ -217,6 +237,15 @@ fn listener(text: &mut String, listening: &Listening) {
     }
     if listening.require_post_quantum {
         notes.push_str(", post-quantum only");
+    }
+    if listening.protocol != "http" {
+        let _ = write!(notes, ", {}", listening.protocol);
+    }
+    if let Some(count) = listening.plaintext_connections {
+        let _ = write!(notes, ", PERMISSIVE: {count} connections without TLS");
+    }
+    if let Some(domains) = &listening.trust_domains {
+        let _ = write!(notes, ", only {}", domains.join(", "));
     }
     let _ = writeln!(
         text,

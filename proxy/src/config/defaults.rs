@@ -16,6 +16,7 @@ use super::{
 pub(super) const ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const DRAIN_DELAY: Duration = Duration::ZERO;
 pub(super) const LOG_LEVEL: Level = Level::INFO;
 pub(super) const LOG_FORMAT: LogFormat = LogFormat::Json;
 pub(super) const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -38,6 +39,10 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_STREAMS: u32 = 128;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) const TRUST_GRACE: Duration = Duration::from_secs(5);
+pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const CONNECTION_GRACE: Duration = Duration::from_secs(30);
 pub(super) const MAX_HANDSHAKES: usize = 256;
@@ -58,6 +63,8 @@ impl Default for LimitsConfig {
             max_concurrent_streams: MAX_STREAMS,
             idle_timeout: IDLE_TIMEOUT,
             trust_grace: TRUST_GRACE,
+            tcp_idle_timeout: TCP_IDLE_TIMEOUT,
+            detect_timeout: DETECT_TIMEOUT,
             body_timeout: BODY_TIMEOUT,
             request_timeout: None,
             connection_age: None,

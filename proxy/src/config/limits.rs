@@ -8,7 +8,8 @@ use super::raw::{Field, RawLimits};
 use super::validate::{HOUR, Validator};
 use super::{LimitsConfig, scalar};
 
-const PEER_TIME: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+pub(super) const PEER_TIME: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(300);
 const IDLE_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const BODY_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
 const CALL_TIME: RangeInclusive<Duration> =
@@ -37,6 +38,8 @@ impl Validator<'_> {
         });
         let idle = self.time(raw.idle_timeout, default::IDLE_TIMEOUT, &IDLE_TIME);
         let grace = self.time(raw.trust_grace, default::TRUST_GRACE, &GRACE);
+        let tcp_idle = self.time(raw.tcp_idle_timeout, default::TCP_IDLE_TIMEOUT, &IDLE_TIME);
+        let detect = self.time(raw.detect_timeout, default::DETECT_TIMEOUT, &PEER_TIME);
         let body = self.time(raw.body_timeout, default::BODY_TIMEOUT, &BODY_TIME);
         let request = self.time_or_off(raw.request_timeout, &CALL_TIME);
         let age = self.time_or_off(raw.connection_age, &AGE);
@@ -49,6 +52,8 @@ impl Validator<'_> {
             max_concurrent_streams: streams?,
             idle_timeout: idle?,
             trust_grace: grace?,
+            tcp_idle_timeout: tcp_idle?,
+            detect_timeout: detect?,
             body_timeout: body?,
             request_timeout: request?,
             connection_age: age?,

@@ -11,16 +11,21 @@ use super::tree::Tree;
 use super::validate::{Validator, content};
 use super::{
     AdminConfig, DestinationConfig, InboundConfig, InboundMode, ListenerProtocol, OutboundConfig,
-    TlsConfig, scalar,
+    TlsConfig, TlsMode, TrustDomain, scalar,
 };
 
 const MODES: [(&str, InboundMode); 2] = [
     ("enforce", InboundMode::Enforce),
     ("audit", InboundMode::Audit),
 ];
-const PROTOCOLS: [(&str, ListenerProtocol); 2] = [
+const PROTOCOLS: [(&str, ListenerProtocol); 3] = [
     ("http", ListenerProtocol::Http),
     ("tcp", ListenerProtocol::Tcp),
+    ("auto", ListenerProtocol::Auto),
+];
+const TLS_MODES: [(&str, TlsMode); 2] = [
+    ("strict", TlsMode::Strict),
+    ("permissive", TlsMode::Permissive),
 ];
 
 /// Every listener of a file.
@@ -93,6 +98,10 @@ impl Validator<'_> {
         let protocol = self.listener_protocol(raw.protocol);
         let mode = self.mode(raw.mode);
         let tls = self.tls(raw.tls.as_ref().map(content));
+        let trust_domains = self.trust_domains(raw.trust_domains.as_ref());
+        if let Some(protocol) = protocol {
+            self.inbound_keys_fit(raw, protocol);
+        }
         Some(InboundConfig {
             name: name?,
             listen: listen?,
@@ -104,6 +113,7 @@ impl Validator<'_> {
             mode: mode?,
             show_reason: show_reason?,
             tls: tls?,
+            trust_domains: trust_domains?,
         })
     }
 
@@ -133,6 +143,9 @@ impl Validator<'_> {
         let show_reason = self.optional(raw.show_reason, false, scalar::boolean);
         let protocol = self.listener_protocol(raw.protocol);
         let mode = self.mode(raw.mode);
+        if let Some(protocol) = protocol {
+            self.outbound_keys_fit(raw, protocol);
+        }
         Some(OutboundConfig {
             name: name?,
             listen: listen?,
@@ -213,10 +226,36 @@ impl Validator<'_> {
 
     fn tls(&mut self, raw: Option<&RawTls>) -> Option<TlsConfig> {
         let field = raw.and_then(|raw| raw.require_post_quantum);
-        let require_post_quantum = self.optional(field, false, scalar::boolean)?;
+        let require_post_quantum = self.optional(field, false, scalar::boolean);
+        let mode_field = raw.and_then(|raw| raw.mode);
+        let mode = self.optional(mode_field, TlsMode::default(), |node| {
+            scalar::choice(node, &TLS_MODES)
+        });
+        let (require_post_quantum, mode) = (require_post_quantum?, mode?);
+        if require_post_quantum && mode == TlsMode::Permissive {
+            let wrong = Wrong::new("a caller without TLS has no key exchange at all");
+            let help = "set `mode: strict`, or `require_post_quantum: false` until everybody \
+                        calls with TLS";
+            self.note(mode_field, wrong.help(help));
+            return None;
+        }
         Some(TlsConfig {
             require_post_quantum,
+            mode,
         })
+    }
+
+    /// The trust domains that are let in: the outer `None` is a problem, the inner one all.
+    fn trust_domains(
+        &mut self,
+        raw: Option<&Section<Vec<Field>>>,
+    ) -> Option<Option<Arc<[TrustDomain]>>> {
+        let Some(Section(at, fields)) = raw else {
+            return Some(None);
+        };
+        self.not_empty(*at, fields, "trust domain");
+        let domains = self.distinct(fields, "trust domain", scalar::trust_domain)?;
+        (!domains.is_empty()).then(|| Some(domains.into()))
     }
 }
 
@@ -273,7 +312,7 @@ impl Validator<'_> {
 }
 
 /// Whether two listeners cannot both be bound; port 0 is a fresh port each time.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && same_ip
 }

@@ -22,18 +22,30 @@ const MAX_BYTES: u64 = 1 << 20;
 ///
 /// All the problems of the file, each with its place.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let name = path.to_string_lossy();
-    match read(path) {
-        Ok(text) => {
-            let base = path.parent().unwrap_or(Path::new(""));
-            parse(&name, &text, base)
-        }
-        Err(error) => {
-            let mut problems = Problems::new(&name, "");
-            problems.add_unplaced(unreadable(&error));
-            problems.finish(None)
-        }
-    }
+    parse_file(path, &text_of(path)?)
+}
+
+/// Reads the configuration file at `path`, and does not look into it.
+///
+/// # Errors
+///
+/// Why it cannot be read.
+pub fn text_of(path: &Path) -> Result<String, ConfigErrors> {
+    read(path).or_else(|error| {
+        let mut problems = Problems::new(&path.to_string_lossy(), "");
+        problems.add_unplaced(unreadable(&error));
+        problems.finish(None)
+    })
+}
+
+/// Validates the `text` of the configuration file at `path`.
+///
+/// # Errors
+///
+/// All the problems of the text, each with its place.
+pub fn parse_file(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    let base = path.parent().unwrap_or(Path::new(""));
+    parse(&path.to_string_lossy(), text, base)
 }
 
 /// Validates the configuration `text`.

@@ -7,9 +7,11 @@
 
 mod defaults;
 mod identity;
+mod keys_fit;
 mod limits;
 mod listeners;
 mod load;
+mod probes;
 mod problem;
 mod raw;
 mod reader;
@@ -28,14 +30,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use load::{load, parse};
+pub use load::{load, parse, parse_file, text_of};
 pub use problem::{ConfigErrors, Problem};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;
 pub use wayleave_certs::workload_api::Endpoint;
-pub use wayleave_identity::SpiffeIdPattern;
+pub use wayleave_identity::{SpiffeIdPattern, TrustDomain};
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +54,15 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What is logged, and where decisions are recorded.
     pub log: LogConfig,
-    /// How many workers serve calls.
+    /// How the process runs: its threads and its sockets.
     pub runtime: RuntimeConfig,
     /// How long calls in flight may take to finish after SIGTERM; 0 s to 1 h, 30 s by default.
     pub drain_timeout: Duration,
+    /// The listener for health probes, which have no certificate; none unless it is asked for.
+    pub probes: Option<ProbesConfig>,
+    /// How long everything is served after readiness has become false and before the listeners
+    /// close; 0 s to 5 min, 0 s by default.
+    pub drain_delay: Duration,
 }
 
 /// Who the sidecar is, and whom it trusts.
@@ -117,6 +124,8 @@ pub struct InboundConfig {
     pub show_reason: bool,
     /// What is asked of a caller's TLS beyond what always holds.
     pub tls: TlsConfig,
+    /// The trust domains whose workloads are let in; all that have a bundle where there is none.
+    pub trust_domains: Option<Arc<[TrustDomain]>>,
 }
 
 /// One listener that the workload calls out through: plain on this side, and on loopback.
@@ -156,6 +165,8 @@ pub enum ListenerProtocol {
     Http,
     /// Bytes that are not looked into: every connection is decided.
     Tcp,
+    /// One of the two, which each connection's first bytes tell.
+    Auto,
 }
 
 /// What becomes of a call that policy denies.
@@ -174,6 +185,18 @@ pub struct TlsConfig {
     /// Whether a key exchange that a quantum computer could break is refused; `false` by
     /// default.
     pub require_post_quantum: bool,
+    /// Whether callers without TLS are served too; `strict` by default.
+    pub mode: TlsMode,
+}
+
+/// Whether callers without TLS are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// They are not: whoever calls proves who it is.
+    #[default]
+    Strict,
+    /// They are, as anonymous callers, for as long as a migration takes.
+    Permissive,
 }
 
 /// Where allowed calls go.
@@ -249,6 +272,11 @@ pub struct LimitsConfig {
     pub idle_timeout: Duration,
     /// Time for calls in flight once their peer is no longer trusted; 0 s to 1 h, 5 s by default.
     pub trust_grace: Duration,
+    /// Time a TCP connection may stay without a byte either way; 1 s to 24 h, 1 h by default.
+    pub tcp_idle_timeout: Duration,
+    /// Time until the first bytes of a connection must tell its protocol, where that is not
+    /// declared; 100 ms to 5 min, 10 s by default.
+    pub detect_timeout: Duration,
     /// Time without progress of a request's body, or of an answer that the caller does not read;
     /// 1 s to 1 h, 60 s by default.
     pub body_timeout: Duration,
@@ -267,6 +295,30 @@ pub struct LimitsConfig {
     pub max_requests_per_peer: usize,
     /// Connections open at once of one principal; half of `max_connections` by default.
     pub max_connections_per_peer: usize,
+}
+
+/// The listener for health probes: plain HTTP, and only the paths that are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbesConfig {
+    /// The address to bind; port 0 asks the kernel for a free port.
+    pub listen: SocketAddr,
+    /// What may be probed; at least one, with distinct paths.
+    pub paths: Vec<ProbeConfig>,
+    /// How long the application may take to answer; 100 ms to 5 min, 5 s by default.
+    pub timeout: Duration,
+}
+
+/// One thing that may be probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// The path that is asked of us, with its query if it has one.
+    pub path: String,
+    /// Where the application answers; tried in this order.
+    pub addresses: Vec<Address>,
+    /// What it speaks there.
+    pub protocol: UpstreamProtocol,
+    /// The path that is asked of the application; the same by default.
+    pub upstream_path: String,
 }
 
 /// The admin listener: health, metrics and recent decisions.
@@ -314,6 +366,12 @@ pub struct RuntimeConfig {
     pub workers: NonZeroUsize,
     /// Resident memory above which calls are refused; `auto` by default.
     pub max_memory: MaxMemory,
+    /// Whether listening sockets are bound with SO_REUSEPORT, so that another process of the
+    /// same user can bind the same addresses; `false` by default.
+    pub reuse_port: bool,
+    /// The unix socket at which a running sidecar gives its listening sockets to the one that
+    /// replaces it; none by default.
+    pub hand_over: Option<PathBuf>,
 }
 
 /// How much memory the process may hold before it refuses calls.

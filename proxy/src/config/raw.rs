@@ -29,6 +29,8 @@ pub(super) struct RawConfig {
     pub(super) log: Option<Section<RawLog>>,
     pub(super) runtime: Option<Section<RawRuntime>>,
     pub(super) drain_timeout: Option<Field>,
+    pub(super) probes: Option<Section<RawProbes>>,
+    pub(super) drain_delay: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +99,7 @@ pub(super) struct RawInbound {
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
     pub(super) tls: Option<Section<RawTls>>,
+    pub(super) trust_domains: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +126,7 @@ pub(super) struct RawDestination {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTls {
     pub(super) require_post_quantum: Option<Field>,
+    pub(super) mode: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +158,8 @@ pub(super) struct RawLimits {
     pub(super) max_concurrent_streams: Option<Field>,
     pub(super) idle_timeout: Option<Field>,
     pub(super) trust_grace: Option<Field>,
+    pub(super) tcp_idle_timeout: Option<Field>,
+    pub(super) detect_timeout: Option<Field>,
     pub(super) body_timeout: Option<Field>,
     pub(super) request_timeout: Option<Field>,
     pub(super) connection_age: Option<Field>,
@@ -184,4 +190,22 @@ pub(super) struct RawLog {
 pub(super) struct RawRuntime {
     pub(super) workers: Option<Field>,
     pub(super) max_memory: Option<Field>,
+    pub(super) reuse_port: Option<Field>,
+    pub(super) hand_over: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbes {
+    pub(super) listen: Option<Field>,
+    pub(super) paths: Option<Section<Vec<Section<RawProbe>>>>,
+    pub(super) timeout: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbe {
+    pub(super) path: Option<Field>,
+    pub(super) upstream: Option<Field>,
+    pub(super) upstream_path: Option<Field>,
 }

@@ -57,7 +57,9 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(config.inbound[0].limits, LimitsConfig::default());
     assert_eq!(config.inbound[0].hosts, Vec::<String>::new());
     assert!(!config.inbound[0].show_reason);
-    assert!(!config.inbound[0].tls.require_post_quantum);
+    assert_eq!(config.inbound[0].tls, TlsConfig::default());
+    assert_eq!(config.inbound[0].trust_domains, None);
+    assert_eq!(config.probes, None);
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:15000");
     assert_eq!(config.log.level, tracing::Level::INFO);
     assert_eq!(config.log.decisions, DecisionSink::Stdout);
@@ -176,7 +178,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "name: orders",
             "nmae: orders",
-            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, protocol, mode, upstream, limits, show_reason, tls",
+            "w.yaml:9:5: unknown key `nmae` in `inbound[0]`; did you mean `name`? allowed here: name, listen, service, hosts, protocol, mode, upstream, limits, show_reason, tls, trust_domains",
         ),
         (
             "name: orders",
@@ -246,7 +248,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    limits: 10",
-            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace, body_timeout, request_timeout, connection_age, connection_grace, max_handshakes, max_requests, max_requests_per_peer, max_connections_per_peer",
+            "w.yaml:14:13: `inbound[0].limits`: expected a group of keys, found a number; its keys are: max_connections, max_header_bytes, header_timeout, handshake_timeout, max_concurrent_streams, idle_timeout, trust_grace, tcp_idle_timeout, detect_timeout, body_timeout, request_timeout, connection_age, connection_grace, max_handshakes, max_requests, max_requests_per_peer, max_connections_per_peer",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -256,7 +258,7 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
         (
             "address: 127.0.0.1:8080",
             "address: a:1\n    tls: { require_post_quantun: true }",
-            "w.yaml:14:12: unknown key `require_post_quantun` in `inbound[0].tls`; did you mean `require_post_quantum`? allowed here: require_post_quantum",
+            "w.yaml:14:12: unknown key `require_post_quantun` in `inbound[0].tls`; did you mean `require_post_quantum`? allowed here: require_post_quantum, mode",
         ),
         (
             "address: 127.0.0.1:8080",
@@ -366,6 +368,155 @@ fn a_mistake_is_told_with_its_place_and_its_remedy() {
             "expected {expected}\ntold     {told}"
         );
     }
+}
+
+#[test]
+fn keys_that_do_nothing_for_a_protocol_are_refused() {
+    let tcp = "\
+address: a:1
+      protocol: http2
+      response_timeout: 1s
+    protocol: tcp
+    show_reason: false
+    limits: {idle_timeout: 1m, max_header_bytes: 8KiB, tcp_idle_timeout: 1m, detect_timeout: 1s}
+";
+    let about_http = "this is about HTTP, which a `tcp` listener does not read; remove it, or set `protocol: http` or `auto`";
+    let expected = [
+        format!("w.yaml:14:17: `inbound[0].upstream.protocol`: {about_http}"),
+        format!("w.yaml:15:25: `inbound[0].upstream.response_timeout`: {about_http}"),
+        format!("w.yaml:17:18: `inbound[0].show_reason`: {about_http}"),
+        format!("w.yaml:18:28: `inbound[0].limits.idle_timeout`: {about_http}"),
+        format!("w.yaml:18:50: `inbound[0].limits.max_header_bytes`: {about_http}"),
+        "w.yaml:18:94: `inbound[0].limits.detect_timeout`: the protocol is declared, so nothing is detected; remove it, or set `protocol: auto`".to_owned(),
+    ];
+    assert_eq!(errors(&with("address: 127.0.0.1:8080\n", tcp)), expected);
+    let http = "address: a:1\n    limits: {tcp_idle_timeout: 1m}\n";
+    let told = errors(&with("address: 127.0.0.1:8080\n", http));
+    assert_eq!(
+        told,
+        [
+            "w.yaml:14:32: `inbound[0].limits.tcp_idle_timeout`: an `http` listener has no connections that are plain TCP; remove it, set `idle_timeout`, or set `protocol: tcp` or `auto`"
+        ]
+    );
+    let auto = tcp.replace("protocol: tcp", "protocol: auto");
+    let config = read(&with("address: 127.0.0.1:8080\n", &auto)).unwrap();
+    assert_eq!(config.inbound[0].protocol, ListenerProtocol::Auto);
+}
+
+#[test]
+fn post_quantum_only_and_permissive_exclude_each_other() {
+    let both = "address: a:1\n    tls: {require_post_quantum: true, mode: permissive}\n";
+    let told = errors(&with("address: 127.0.0.1:8080\n", both));
+    assert_eq!(
+        told,
+        [
+            "w.yaml:14:45: `inbound[0].tls.mode`: a caller without TLS has no key exchange at all; set `mode: strict`, or `require_post_quantum: false` until everybody calls with TLS"
+        ]
+    );
+}
+
+#[test]
+fn trust_domains_are_listed_or_left_out() {
+    let listed = |list: &str| {
+        let key = format!("address: a:1\n    trust_domains: {list}\n");
+        with("address: 127.0.0.1:8080\n", &key)
+    };
+    let config = read(&listed("[shop.example, partner.example]")).unwrap();
+    let domains = config.inbound[0].trust_domains.as_deref().unwrap();
+    assert_eq!(domains.len(), 2);
+    for (list, expected) in [
+        ("[]", "the list is empty; name at least one trust domain"),
+        (
+            "[a, a]",
+            "this trust domain is in the list already; keep one of the two",
+        ),
+        (
+            "['A!']",
+            "`A!` is not a trust domain; expected a trust domain, such as `partner.example`",
+        ),
+    ] {
+        let told = errors(&listed(list)).join("\n");
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn probes_lead_to_the_first_listener_unless_told_otherwise() {
+    let probes = "\
+probes:
+  listen: 0.0.0.0:15021
+  paths:
+    - {path: /healthz}
+    - {path: '/ready?a=b', upstream: 'unix:app.sock', upstream_path: /r}
+";
+    let config = read(&format!("{MINIMAL}{probes}")).unwrap();
+    let probes = config.probes.unwrap();
+    assert_eq!(probes.timeout, Duration::from_secs(5));
+    assert_eq!(
+        probes.paths[0].addresses,
+        config.inbound[0].upstream.addresses
+    );
+    assert_eq!(probes.paths[0].upstream_path, "/healthz");
+    let socket = Address::Unix("/etc/w/app.sock".into());
+    assert_eq!(probes.paths[1].addresses, [socket]);
+    assert_eq!(probes.paths[1].upstream_path, "/r");
+}
+
+#[test]
+fn mistakes_in_probes_are_told() {
+    let told = |probes: &str| errors(&format!("{MINIMAL}probes: {probes}\n")).join("\n");
+    for (probes, expected) in [
+        (
+            "{paths: [{path: /a}]}",
+            "the key `listen` is missing in `probes`",
+        ),
+        (
+            "{listen: '0.0.0.0:1'}",
+            "the key `paths` is missing in `probes`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: []}",
+            "the list is empty; name at least one path",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{}]}",
+            "the key `path` is missing in `probes.paths[0]`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: healthz}]}",
+            "`healthz` is not a path; expected a path, such as `/healthz`",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: /a/../b}]}",
+            "`/a/../b` is not a path; expected a path, such as `/healthz`: the path has an empty or dot segment",
+        ),
+        (
+            "{listen: '0.0.0.0:1', paths: [{path: /a}, {path: /a}]}",
+            "`/a` is probed already; name each path once",
+        ),
+        (
+            "{listen: '0.0.0.0:8443', paths: [{path: /a}]}",
+            "`0.0.0.0:8443` is taken by the listener `orders`; give the probes their own port",
+        ),
+        (
+            "{listen: '127.0.0.1:15000', paths: [{path: /a}]}",
+            "`127.0.0.1:15000` is taken by the listener `admin`; give the probes their own port",
+        ),
+    ] {
+        let told = told(probes);
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+    let tcp = MINIMAL.replace(
+        "    service: orders\n",
+        "    service: orders\n    protocol: tcp\n",
+    );
+    let text = format!("{tcp}probes: {{listen: '0.0.0.0:1', paths: [{{path: /a}}]}}\n");
+    let told = errors(&text).join("\n");
+    let expected = "the first listener's upstream cannot be probed; name the address of an HTTP endpoint as `upstream`";
+    assert!(told.contains(expected), "{told}");
 }
 
 #[test]

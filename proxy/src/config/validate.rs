@@ -6,7 +6,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::Level;
@@ -22,9 +22,13 @@ use super::{
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
+/// Longer than any load balancer takes to notice would only be a slower end.
+const DRAIN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 const DRAIN_TIME: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
 const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
+/// Longest path of a unix socket, in bytes.
+const SOCKET_PATH: usize = 107;
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -54,6 +58,8 @@ impl Validator<'_> {
         let log = self.log(raw.log.as_ref().map(content));
         let runtime = self.runtime(raw.runtime.as_ref().map(content));
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
+        let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
+        let drain_delay = self.time(raw.drain_delay, default::DRAIN_DELAY, &DRAIN_DELAY);
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {
@@ -65,6 +71,8 @@ impl Validator<'_> {
             log: log?,
             runtime: runtime?,
             drain_timeout: drain_timeout?,
+            probes: probes?,
+            drain_delay: drain_delay?,
         })
     }
 
@@ -119,29 +127,48 @@ impl Validator<'_> {
     }
 
     fn runtime(&mut self, raw: Option<&RawRuntime>) -> Option<RuntimeConfig> {
-        let workers = raw.and_then(|raw| raw.workers);
-        let workers = self.optional(workers, default::WORKERS, |node| {
+        let absent = RawRuntime::default();
+        let raw = raw.unwrap_or(&absent);
+        let base = self.base;
+        let workers = self.optional(raw.workers, default::WORKERS, |node| {
             let workers = scalar::integer(node, &(1..=256))?;
             let workers = usize::try_from(workers).unwrap_or(1);
             Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
         });
-        let max_memory = raw.and_then(|raw| raw.max_memory);
-        let max_memory = self.optional(max_memory, MaxMemory::Auto, |node| match &node.value {
+        let max_memory = self.optional(raw.max_memory, MaxMemory::Auto, |node| match &node.value {
             Value::Text(text) if text == "auto" => Ok(MaxMemory::Auto),
             _ if scalar::is_off(node) => Ok(MaxMemory::Off),
             _ => scalar::size(node, &MEMORY)
                 .map(MaxMemory::Bytes)
                 .map_err(|wrong| wrong.or("`auto` or `off`")),
         });
+        let reuse_port = self.optional(raw.reuse_port, false, scalar::boolean);
+        let hand_over = self.maybe(raw.hand_over, |node| socket_path(node, base));
         Some(RuntimeConfig {
             workers: workers?,
             max_memory: max_memory?,
+            reuse_port: reuse_port?,
+            hand_over: hand_over?,
         })
     }
 }
 
 pub(super) fn content<T>(section: &Section<T>) -> &T {
     &section.1
+}
+
+/// A path that the system can bind a socket to.
+fn socket_path(node: &Node, base: &Path) -> Result<PathBuf, Wrong> {
+    let path = scalar::path(node, base)?;
+    if path.as_os_str().len() <= SOCKET_PATH {
+        return Ok(path);
+    }
+    Err(Wrong::new(format!(
+        "the path of a socket has at most {SOCKET_PATH} bytes, and `{}` has {}",
+        quoted(&path.to_string_lossy()),
+        path.as_os_str().len()
+    ))
+    .help("choose a shorter one, such as `/run/wayleave/hand-over.sock`"))
 }
 
 fn decision_sink(node: &Node, base: &Path) -> Result<DecisionSink, Wrong> {

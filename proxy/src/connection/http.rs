@@ -1,6 +1,7 @@
 //! Drives one connection's HTTP: its settings, and its end when draining, out of time, or no
 //! longer trusted.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,12 +30,20 @@ use crate::trust::TrustEnded;
 
 /// How long a connection on which nothing is open may take to finish.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a connection that is to finish may stay without a request: one that was just made
+/// is about to ask, and a busy one is told by the answer to its next request.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How often such a connection is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// What is read ahead on an HTTP/1.1 connection, and what may wait to be written, unless a head
 /// may be larger: what one peer's pipelined requests hold in memory.
 const HTTP1_BUFFER: usize = 128 * 1024;
 
 /// What both versions' connections can do.
 trait Drivable: Future<Output = hyper::Result<()>> {
+    /// Whether a peer that is told to finish loses nothing that is on its way to us.
+    const TELLS_WHAT_WAS_SERVED: bool;
+
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -45,7 +54,6 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     }
     let _listed = connection.gate.roster.enter(&connection);
     let shared = Arc::clone(&connection);
-    let service = service_fn(move |request| Arc::clone(&shared).call(request));
     let (limits, calls) = (
         &connection.gate.limits,
         Arc::clone(&connection.origin.calls),
@@ -53,11 +61,14 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     let result = match version {
         Alpn::Http1 => {
             let io = TokioIo::new(Metered::bytes(stream, calls));
+            let service = service_fn(move |request| Arc::clone(&shared).call(request));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
         }
         Alpn::Http2 => {
             let io = TokioIo::new(Metered::frames(stream, calls));
+            // Boxed: hyper makes a task of each call, and moves it some times before it runs.
+            let service = service_fn(move |request| Box::pin(Arc::clone(&shared).call(request)));
             let serving = http2(limits).serve_connection(io, service);
             drive(serving, &connection).await
         }
@@ -103,7 +114,7 @@ enum End {
 
 /// Polls a connection to its end, and asks it to finish where there is a reason. What makes it
 /// end has a waker of its own, so that it is not looked at whenever something is to be served.
-async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result<()> {
+async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Result<()> {
     tokio::pin!(serving);
     let why = {
         let mut end = FuturesUnordered::from_iter([first_end(connection)]);
@@ -119,7 +130,17 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
             return Ok(());
         }
         End::Distrusted(why) => distrust(connection, why),
-        End::Overdue(_) | End::Draining => {}
+        End::Overdue(_) => {}
+        End::Draining => {
+            connection.closing.store(true, Ordering::Relaxed);
+            let mut quiet = FuturesUnordered::from_iter([may_finish::<D>(connection)]);
+            tokio::select! {
+                biased;
+                result = &mut serving => return result,
+                Some(ControlFlow::Break(())) = quiet.next() => return Ok(()),
+                else => {}
+            }
+        }
     }
     serving.as_mut().finish();
     let mut cut = FuturesUnordered::from_iter([last_end(connection, why)]);
@@ -138,6 +159,35 @@ async fn first_end(connection: &Connection) -> End {
         why = connection.trust().ended() => End::Distrusted(why),
         () = connection.drain.begun() => End::Draining,
         overdue = connection.origin.calls.flow().overdue() => End::Overdue(overdue),
+    }
+}
+
+/// Completes when a connection that drains may be told to finish, or is cut: an HTTP/2 one when it
+/// has asked for something, an HTTP/1.1 one, which would lose a request on its way, when it has
+/// been quiet.
+async fn may_finish<D: Drivable>(connection: &Connection) -> ControlFlow<()> {
+    tokio::select! {
+        () = asked_or_quiet::<D>(connection) => ControlFlow::Continue(()),
+        _ = connection.trust().ended() => ControlFlow::Continue(()),
+        () = connection.drain.cut() => ControlFlow::Continue(()),
+        () = cut_overdue(connection) => ControlFlow::Break(()),
+    }
+}
+
+async fn asked_or_quiet<D: Drivable>(connection: &Connection) {
+    let seen = || {
+        let served = connection.served.load(Ordering::Relaxed);
+        (served, connection.origin.calls.flow().movement().read)
+    };
+    let (mut last, mut quiet) = (seen(), Duration::ZERO);
+    while quiet < LAST_REQUEST && !(D::TELLS_WHAT_WAS_SERVED && last.0 > 0) {
+        tokio::time::sleep(LOOK).await;
+        let now = seen();
+        quiet = match now == last && connection.origin.calls.none_open() {
+            true => quiet + LOOK,
+            false => Duration::ZERO,
+        };
+        last = now;
     }
 }
 
@@ -202,6 +252,8 @@ where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    const TELLS_WHAT_WAS_SERVED: bool = false;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -213,6 +265,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     Patiently: hyper::rt::bounds::Http2ServerConnExec<S::Future, crate::forward::ResponseBody>,
 {
+    const TELLS_WHAT_WAS_SERVED: bool = true;
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }

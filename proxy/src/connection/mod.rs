@@ -1,6 +1,7 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod detect;
 mod ended;
 mod frames;
 pub(crate) mod http;
@@ -13,18 +14,19 @@ mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ::http::header::EXPECT;
+use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response, StatusCode};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use wayleave_certs::Alpn;
 
 use crate::admission::Excess;
 use crate::caller::Caller;
-use crate::config::UpstreamProtocol;
+use crate::config::{ListenerProtocol, UpstreamProtocol};
 use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
@@ -33,7 +35,9 @@ use crate::gate::Gate;
 use crate::protocol::{Call, Shape};
 use crate::record::{Calls, Entry, Origin};
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::trust::Trust;
+use detect::Speaks;
 
 pub(crate) use patience::interval as sweep_interval;
 use patience::{Patience, Sight};
@@ -41,6 +45,58 @@ pub(crate) use roster::Roster;
 
 /// How much of a refused target is kept for the record, in characters.
 const TARGET_KEPT: usize = 256;
+
+/// How long a connection may take to say what it is once draining has begun.
+const LAST_ARRIVAL: Duration = Duration::from_secs(3);
+
+/// Completes when a connection that has not said what it is is not worth waiting for any more:
+/// who has connected before draining began is served, unless it takes too long.
+pub(crate) async fn overdue(drain: &Drain) {
+    drain.begun().await;
+    tokio::select! {
+        () = tokio::time::sleep(LAST_ARRIVAL) => {}
+        () = drain.cut() => {}
+    }
+}
+
+/// Serves a connection in the protocol of its listener: that which was `agreed` on, or that which
+/// its first bytes tell. `host` is whom the caller asked for, as far as it said.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    protocol: ListenerProtocol,
+    agreed: Option<Alpn>,
+    host: &str,
+    connection: Arc<Connection>,
+) {
+    let limits = &connection.gate.limits;
+    let speaks = match (protocol, agreed) {
+        (ListenerProtocol::Tcp, _) => Speaks::Other,
+        (ListenerProtocol::Http | ListenerProtocol::Auto, Some(version)) => Speaks::Http(version),
+        (listener, None) => {
+            let detection = async {
+                match listener {
+                    ListenerProtocol::Auto => {
+                        detect::protocol(&mut stream, limits.detect_timeout).await
+                    }
+                    _ => detect::http_version(&mut stream, limits.header_timeout)
+                        .await
+                        .map_or(Speaks::Nothing, Speaks::Http),
+                }
+            };
+            tokio::select! {
+                speaks = detection => speaks,
+                () = overdue(&connection.drain) => return,
+            }
+        }
+    };
+    match speaks {
+        Speaks::Http(version) => http::serve(stream, version, connection).await,
+        Speaks::Other => tcp::serve(stream, connection, host).await,
+        // A client of HTTP that asks for nothing is no call.
+        Speaks::Nothing if protocol == ListenerProtocol::Http => {}
+        Speaks::Nothing => tcp::undetected(stream, &connection, host),
+    }
+}
 
 /// What all calls of one connection share.
 pub(crate) struct Connection {
@@ -50,6 +106,8 @@ pub(crate) struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    /// Whether the next answer of an HTTP/1.1 connection is its last.
+    closing: AtomicBool,
     patience: Mutex<Patience>,
     drain: Drain,
 }
@@ -77,6 +135,7 @@ impl Connection {
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
             patience: Mutex::new(patience),
             drain,
         }
@@ -94,26 +153,42 @@ impl Connection {
         if let Some(excess) = self.origin.calls.excess() {
             let denial = excess_denial(entry, excess, &head);
             let left = unread::when_dropped(version, &body);
-            return Ok(denial.into_response(shape, left).map(ResponseBody::own));
+            let answer = denial.into_response(shape, left).map(ResponseBody::own);
+            return Ok(self.last_of_all(version, answer));
         }
         let expects = head.headers.contains_key(EXPECT);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
-                return Ok(denial
-                    .into_response(shape, connection)
-                    .map(ResponseBody::own));
+                let answer = denial.into_response(shape, connection);
+                return Ok(self.last_of_all(version, answer.map(ResponseBody::own)));
             }
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
         let times = self.times(shape);
         let answer = forward::forward(lease, request, &route.pool, times, || self.tenure()).await;
-        Ok(
-            answer
-                .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
-        )
+        let answer = answer
+            .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
+        Ok(self.last_of_all(version, answer))
+    }
+
+    /// Says with an answer that it is the last one, where the connection is to end and HTTP/1.1
+    /// would leave the caller to guess. HTTP/2 has GOAWAY, and a tunnel is no longer HTTP.
+    fn last_of_all(
+        &self,
+        version: Version,
+        mut answer: Response<ResponseBody>,
+    ) -> Response<ResponseBody> {
+        if self.closing.load(Ordering::Relaxed)
+            && version < Version::HTTP_2
+            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        answer
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.

@@ -46,11 +46,18 @@ impl Roster {
         }
     }
 
-    /// Looks through the roster at every interval, until dropped.
-    pub(crate) async fn sweep(self, interval: Duration) {
-        loop {
-            tokio::time::sleep(interval).await;
-            self.look(Instant::now());
+    /// Looks through the roster at every interval, for as long as there is a listener or a
+    /// connection that has it.
+    pub(crate) fn sweep(&self, interval: Duration) -> impl Future<Output = ()> + use<> {
+        let entries = Arc::downgrade(&self.0);
+        async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                match entries.upgrade() {
+                    Some(entries) => Self(entries).look(Instant::now()),
+                    None => return,
+                }
+            }
         }
     }
 

@@ -1,31 +1,35 @@
 //! Serves a connection whose bytes are not looked into: decided once, as a whole, and then
-//! carried both ways until either side ends.
+//! carried both ways until both sides have ended.
 
 use std::sync::Arc;
 
 use ::http::HeaderMap;
+use wayleave_authz::Direction;
 
 use super::Connection;
 use crate::enforce::Ask;
 use crate::forward::tunnel;
 use crate::protocol::Call;
+use crate::route::Route;
 use crate::stream::Stream;
 
 /// Decides and carries. `host` is what the caller asked for, as far as it said: the server name
 /// of its handshake, or nothing.
 pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &str) {
     if connection.is_unwelcome() {
-        return;
+        return stream.reset();
     }
     let mut entry = connection.gate.recorder.open(&connection.origin);
     let call = Call::tcp(host);
     if let Some(excess) = connection.origin.calls.excess() {
         entry.refused(excess.reason_code(), Some(call), None);
-        return;
+        entry.completed();
+        return stream.reset();
     }
-    let Some(route) = connection.gate.routes.only() else {
+    let Some(route) = route(&connection, &call) else {
         entry.refused("host_not_served", Some(call), None);
-        return;
+        entry.completed();
+        return stream.reset();
     };
     let headers = HeaderMap::new();
     let ask = Ask {
@@ -34,9 +38,31 @@ pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &st
         route,
         headers: &headers,
     };
-    // A denied connection is closed; there is no answer that every protocol would understand.
-    let Ok(lease) = connection.gate.enforcer.enforce(entry, ask) else {
-        return;
+    // A denied connection is cut; there is no answer that every protocol would understand.
+    let lease = match connection.gate.enforcer.enforce(entry, ask) {
+        Ok(lease) => lease,
+        Err(denial) => {
+            denial.unanswered();
+            return stream.reset();
+        }
     };
-    tunnel::dial(lease, stream, &route.pool, connection.tenure()).await;
+    let idle = connection.gate.limits.tcp_idle_timeout;
+    tunnel::dial(lease, stream, &route.pool, connection.tenure(), idle).await;
+}
+
+/// Refuses a connection whose first bytes did not tell what it is.
+pub(super) fn undetected(stream: Stream, connection: &Connection, host: &str) {
+    let mut entry = connection.gate.recorder.open(&connection.origin);
+    entry.refused("protocol_undetected", Some(Call::tcp(host)), None);
+    entry.completed();
+    stream.reset();
+}
+
+/// The service that is called. A caller from elsewhere names it in its handshake; the workload
+/// beside us is plain and names none.
+fn route<'a>(connection: &'a Connection, call: &Call) -> Option<&'a Arc<Route>> {
+    match connection.gate.enforcer.direction {
+        Direction::Inbound => connection.gate.routes.find(call),
+        Direction::Outbound => connection.gate.routes.only(),
+    }
 }

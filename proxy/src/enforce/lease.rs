@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::protocol::Call;
-use crate::record::{Entry, Failure};
+use crate::record::{Carried, Entry, Failure};
 
 /// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
 /// it lives as long as the call does: whatever holds it ends with it, and its end is what
@@ -32,6 +32,11 @@ impl Lease {
     /// Notes that the answer was delivered whole.
     pub(crate) fn completed(&mut self) {
         self.entry.completed();
+    }
+
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.entry.carried(carried);
     }
 
     /// Notes what cut the call short.

@@ -1,6 +1,7 @@
 //! Carries an allowed call to the upstream and the answer back. Needs a [`Lease`] by
 //! value: what was not allowed cannot be forwarded.
 
+mod carry;
 mod dial;
 mod error;
 pub(crate) mod headers;

@@ -1,16 +1,14 @@
-//! An upgraded connection: bytes both ways until either side ends. Nothing is carried
-//! before the upstream has said 101 and the caller has been told.
+//! Connections whose bytes are carried and not looked into: TCP, and HTTP that was upgraded.
+//! Nothing is carried of the latter before the upstream has said 101 and the caller was told.
 
-use std::io;
 use std::time::Duration;
 
 use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
 
+use super::carry::{self, Moved};
 use super::headers;
 use super::pool::Pool;
 use super::response_body::ResponseBody;
@@ -26,7 +24,8 @@ pub(crate) struct Tenure {
     pub(crate) drain: Drain,
 }
 
-/// How long one side of a tunnel may go on after the other has closed.
+/// How long one side of a WebSocket may go on after the other has closed its connection: the
+/// protocol ends with a message of its own, so there is nothing to wait for.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Answers 101 and carries bytes from then on, for as long as the lease holds.
@@ -46,79 +45,72 @@ pub(super) fn open(
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
-/// Connects an allowed connection to its upstream and carries bytes until either side ends.
-pub(crate) async fn dial(mut lease: Lease, downstream: Stream, pool: &Pool, tenure: Tenure) {
-    match pool.dial().await {
-        Ok(upstream) => carry(lease, downstream, upstream, tenure).await,
+/// Connects an allowed connection to its upstream and carries bytes until both sides have ended,
+/// or none moved for `idle`. What does not end well is reset on both sides, so that neither
+/// takes what it got for the whole.
+pub(crate) async fn dial(
+    mut lease: Lease,
+    mut downstream: Stream,
+    pool: &Pool,
+    tenure: Tenure,
+    idle: Duration,
+) {
+    let mut upstream = match pool.dial().await {
+        Ok(upstream) => upstream,
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
             lease.failed(error.failure());
+            return downstream.reset();
+        }
+    };
+    let moved = Moved::default();
+    let exchange = async {
+        tokio::select! {
+            ended = carry::both_ways(&mut downstream, &mut upstream, &moved, None) => ended,
+            () = moved.idled(idle) => Err(Failure::IdleTimeout),
+        }
+    };
+    let ended = hold(exchange, tenure).await;
+    lease.carried(moved.so_far());
+    match ended {
+        Ok(()) => lease.completed(),
+        Err(failure) => {
+            lease.failed(failure);
+            downstream.reset();
+            upstream.reset();
         }
     }
 }
 
 async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
-    match tokio::try_join!(downstream, upstream) {
-        Ok((downstream, upstream)) => {
-            let (downstream, upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-            carry(lease, downstream, upstream, tenure).await;
-        }
+    let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
+        Ok((downstream, upstream)) => (TokioIo::new(downstream), TokioIo::new(upstream)),
         Err(error) => {
             tracing::debug!(%error, "upgrade failed");
-            lease.failed(Failure::UpstreamBroke);
+            return lease.failed(Failure::UpstreamBroke);
         }
+    };
+    let moved = Moved::default();
+    let exchange = carry::both_ways(downstream, upstream, &moved, Some(HALF_CLOSED));
+    let ended = hold(exchange, tenure).await;
+    lease.carried(moved.so_far());
+    match ended {
+        Ok(()) => lease.completed(),
+        Err(failure) => lease.failed(failure),
     }
 }
 
-/// Carries for as long as the lease holds.
-async fn carry(
-    mut lease: Lease,
-    downstream: impl AsyncRead + AsyncWrite,
-    upstream: impl AsyncRead + AsyncWrite,
+/// Lets an exchange go on for as long as the lease holds.
+async fn hold(
+    exchange: impl Future<Output = Result<(), Failure>>,
     tenure: Tenure,
-) {
+) -> Result<(), Failure> {
     tokio::select! {
-        joined = join(downstream, upstream) => match joined {
-            Ok(_) => lease.completed(),
-            Err(error) => {
-                tracing::debug!(%error, "tunnel ended");
-                lease.failed(Failure::UpstreamBroke);
-            }
-        },
+        ended = exchange => ended,
         why = tenure.trust.ended() => {
             tracing::warn!(reason_code = why.reason_code(), error = %why, "peer no longer trusted, tunnel closed");
-            lease.failed(Failure::TrustEnded);
+            Err(Failure::TrustEnded)
         }
-        () = tenure.drain.cut() => lease.failed(Failure::Drained),
+        () = tenure.drain.cut() => Err(Failure::Drained),
     }
-}
-
-/// Carries bytes both ways. Once one side has ended, the other has a moment to end too.
-async fn join(
-    downstream: impl AsyncRead + AsyncWrite,
-    upstream: impl AsyncRead + AsyncWrite,
-) -> io::Result<()> {
-    let (mut from_caller, mut to_caller) = tokio::io::split(downstream);
-    let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
-    let up = carry_one_way(&mut from_caller, &mut to_upstream);
-    let down = carry_one_way(&mut from_upstream, &mut to_caller);
-    tokio::pin!(up, down);
-    tokio::select! {
-        ended = &mut up => {
-            ended?;
-            timeout(HALF_CLOSED, down).await.unwrap_or(Ok(()))
-        }
-        ended = &mut down => {
-            ended?;
-            timeout(HALF_CLOSED, up).await.unwrap_or(Ok(()))
-        }
-    }
-}
-
-async fn carry_one_way(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
-    tokio::io::copy(from, to).await?;
-    to.shutdown().await
 }

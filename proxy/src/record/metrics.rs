@@ -2,6 +2,7 @@
 //! where there is one. No label holds a SPIFFE ID or a path: callers choose those.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::Method;
 use prometheus_client::encoding::text::encode;
@@ -14,10 +15,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use wayleave_certs::IdentityReader;
 
-use wayleave_authz::Decision;
+use wayleave_authz::Effect;
 
 use super::DecisionRecord;
-use crate::protocol::Call;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -34,6 +34,24 @@ struct DecisionLabels {
     listener: String,
     effect: &'static str,
     reason_code: &'static str,
+}
+
+/// From a hundredth of a second to a day, in seconds.
+const CONNECTION_BUCKETS: [f64; 9] = [
+    0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    listener: String,
+    effect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByteLabels {
+    listener: String,
+    /// `in` from the caller, `out` to it.
+    direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,6 +115,8 @@ pub(crate) struct Metrics {
     resident: Gauge,
     policy_loads: Family<ResultLabels, Counter>,
     policies: Gauge,
+    config_loads: Family<ResultLabels, Counter>,
+    config_needs_restart: Gauge,
     svid_expiry: Gauge<f64, AtomicU64>,
     identity_updates: Counter,
     identity_failures: Counter,
@@ -104,6 +124,11 @@ pub(crate) struct Metrics {
     trust_authorities: Gauge,
     records_dropped: Counter,
     record_write_failures: Counter,
+    tcp_connections: Family<TcpLabels, Counter>,
+    tcp_duration: Histogram,
+    tcp_bytes: Family<ByteLabels, Counter>,
+    plaintext: Family<ListenerLabels, Counter>,
+    probes: Family<ResultLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -132,6 +157,8 @@ impl Metrics {
             resident: Gauge::default(),
             policy_loads: Family::default(),
             policies: Gauge::default(),
+            config_loads: Family::default(),
+            config_needs_restart: Gauge::default(),
             svid_expiry: Gauge::default(),
             identity_updates: Counter::default(),
             identity_failures: Counter::default(),
@@ -139,6 +166,11 @@ impl Metrics {
             trust_authorities: Gauge::default(),
             records_dropped: Counter::default(),
             record_write_failures: Counter::default(),
+            tcp_connections: Family::default(),
+            tcp_duration: Histogram::new(CONNECTION_BUCKETS),
+            tcp_bytes: Family::default(),
+            plaintext: Family::default(),
+            probes: Family::default(),
         };
         metrics.register();
         metrics
@@ -224,6 +256,16 @@ impl Metrics {
             "Policies in force",
             self.policies.clone(),
         );
+        r.register(
+            "wayleave_config_loads",
+            "Loads of the configuration file by result",
+            self.config_loads.clone(),
+        );
+        r.register(
+            "wayleave_config_needs_restart",
+            "Keys of the configuration with new values that wait for a restart",
+            self.config_needs_restart.clone(),
+        );
         r.register_with_unit(
             "wayleave_svid_expiry_timestamp",
             "When the sidecar's own SVID expires, since the epoch",
@@ -260,6 +302,32 @@ impl Metrics {
             "Batches of decision records that could not be written",
             self.record_write_failures.clone(),
         );
+        r.register(
+            "wayleave_tcp_connections",
+            "TCP connections decided or refused",
+            self.tcp_connections.clone(),
+        );
+        r.register_with_unit(
+            "wayleave_tcp_connection_duration",
+            "From the end of the handshake to the end of an allowed TCP connection",
+            Unit::Seconds,
+            self.tcp_duration.clone(),
+        );
+        r.register(
+            "wayleave_tcp_bytes",
+            "Bytes of TCP connections that have ended",
+            self.tcp_bytes.clone(),
+        );
+        r.register(
+            "wayleave_plaintext_connections",
+            "Connections without TLS at permissive listeners",
+            self.plaintext.clone(),
+        );
+        r.register(
+            "wayleave_probes",
+            "Health probes by result",
+            self.probes.clone(),
+        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -272,40 +340,79 @@ impl Metrics {
         text
     }
 
-    pub(super) fn record(&self, record: &DecisionRecord) {
-        self.decisions
-            .get_or_create(&DecisionLabels {
-                listener: record.listener.to_string(),
-                effect: record.effect.as_str(),
-                reason_code: record.reason_code,
-            })
-            .inc();
-        if record
-            .call
-            .as_ref()
-            .is_none_or(|call| call.method().is_some())
-        {
-            self.requests
-                .get_or_create(&RequestLabels {
-                    method: record.call.as_ref().map_or("_OTHER", method_label),
-                    status: record.status.unwrap_or(0),
-                    error: record.failure.map(super::Failure::as_str),
-                })
-                .observe(record.call_time.as_secs_f64());
+    /// Where decisions like that of `record` are counted.
+    pub(super) fn decisions_like(&self, record: &DecisionRecord) -> Counter {
+        let labels = DecisionLabels {
+            listener: record.listener.to_string(),
+            effect: record.effect.as_str(),
+            reason_code: record.reason_code,
+        };
+        self.decisions.get_or_create_owned(&labels)
+    }
+
+    /// Where the time of requests like that of `record` is counted; none for what is no request.
+    pub(super) fn requests_like(&self, record: &DecisionRecord) -> Option<Histogram> {
+        let method = match &record.call {
+            None => "_OTHER",
+            Some(call) => method_label(call.method()?),
+        };
+        let labels = RequestLabels {
+            method,
+            status: record.status.unwrap_or(0),
+            error: record.failure.map(super::Failure::as_str),
+        };
+        Some(self.requests.get_or_create_owned(&labels))
+    }
+
+    pub(super) fn decision_took(&self, time: Duration) {
+        self.decision_time.observe(time.as_secs_f64());
+    }
+
+    pub(super) fn audited(&self, listener: &str, would_have: Effect) {
+        let labels = AuditLabels {
+            listener: listener.to_owned(),
+            would_have: would_have.as_str(),
+        };
+        self.audited.get_or_create(&labels).inc();
+    }
+
+    /// Counts a connection whose bytes are not looked into.
+    pub(super) fn record_tcp(&self, record: &DecisionRecord) {
+        let listener = record.listener.to_string();
+        let effect = record.effect;
+        let labels = TcpLabels {
+            listener: listener.clone(),
+            effect: effect.as_str(),
+        };
+        self.tcp_connections.get_or_create(&labels).inc();
+        if effect == Effect::Allow {
+            self.tcp_duration.observe(record.call_time.as_secs_f64());
         }
-        let would_have = record.decision.as_ref().and_then(Decision::would_have);
-        if let Some(would_have) = would_have {
-            let (listener, would_have) = (record.listener.to_string(), would_have.as_str());
-            let labels = AuditLabels {
-                listener,
-                would_have,
+        let Some(carried) = record.carried else {
+            return;
+        };
+        for (direction, bytes) in [("in", carried.bytes_in), ("out", carried.bytes_out)] {
+            let labels = ByteLabels {
+                listener: listener.clone(),
+                direction,
             };
-            self.audited.get_or_create(&labels).inc();
+            self.tcp_bytes.get_or_create(&labels).inc_by(bytes);
         }
-        if record.decision.is_some() {
-            self.decision_time
-                .observe(record.decision_time.as_secs_f64());
-        }
+    }
+
+    /// Counts a connection without TLS at a permissive listener.
+    pub(crate) fn plaintext_connection(&self, listener: &str) {
+        self.plaintext.get_or_create(&of(listener)).inc();
+    }
+
+    /// How many connections without TLS a permissive listener had.
+    pub(crate) fn plaintext_connections(&self, listener: &str) -> u64 {
+        self.plaintext.get_or_create(&of(listener)).get()
+    }
+
+    /// Counts a health probe.
+    pub(crate) fn probe(&self, result: &'static str) {
+        self.probes.get_or_create(&ResultLabels { result }).inc();
     }
 
     pub(super) fn records_dropped(&self, count: u64) {
@@ -389,6 +496,18 @@ impl Metrics {
         }
     }
 
+    /// Counts a load of the configuration file, and notes how many keys wait for a restart after
+    /// a good one.
+    pub(crate) fn config_load(&self, waiting: Option<usize>) {
+        let result = if waiting.is_some() { "ok" } else { "failed" };
+        self.config_loads
+            .get_or_create(&ResultLabels { result })
+            .inc();
+        if let Some(count) = waiting {
+            self.config_needs_restart.set(number(count));
+        }
+    }
+
     /// Notes how the sidecar's own identity and its source are doing.
     pub(crate) fn identity(&self, reader: &IdentityReader) {
         let status = reader.status();
@@ -409,15 +528,18 @@ impl Metrics {
     }
 }
 
+fn of(listener: &str) -> ListenerLabels {
+    ListenerLabels {
+        listener: listener.to_owned(),
+    }
+}
+
 /// A count as gauges hold it.
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn method_label(call: &Call) -> &'static str {
-    let Some(method) = call.method() else {
-        return "_OTHER";
-    };
+fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

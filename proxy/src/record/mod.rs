@@ -5,11 +5,14 @@
 //! serialises, counts and writes, so that no decision waits for a disk.
 
 mod calls;
+mod decision_id;
 mod decision_record;
+mod json;
 pub(crate) mod metrics;
 mod queue;
 mod recent;
 pub(crate) mod replay;
+mod tally;
 mod text;
 mod writer;
 
@@ -24,7 +27,7 @@ use crate::caller::Caller;
 use crate::protocol::Call;
 use crate::waiting::Waiting;
 pub(crate) use calls::Calls;
-pub(crate) use decision_record::{DecisionRecord, Failure};
+pub(crate) use decision_record::{Carried, DecisionRecord, Failure};
 pub(crate) use queue::Queue;
 pub(crate) use recent::Recent;
 pub(crate) use writer::{Output, Writer};
@@ -43,10 +46,11 @@ impl Recorder {
 
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
-        let record = DecisionRecord::new(Uuid::now_v7(), SystemTime::now(), origin);
+        let time = SystemTime::now();
+        let record = DecisionRecord::new(decision_id::next(time), time, origin);
         origin.calls.begin();
         Entry {
-            record: Some(Box::new(record)),
+            record: Some(self.queue.boxed(record)),
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),
@@ -172,6 +176,11 @@ impl Entry {
     /// Notes what cut an allowed call short.
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.edit(|record| record.failure = Some(failure));
+    }
+
+    /// Notes what was carried of a call that became a tunnel.
+    pub(crate) fn carried(&mut self, carried: Carried) {
+        self.edit(|record| record.carried = Some(carried));
     }
 
     /// Notes that the answer was delivered whole: no failure by a later drop.

@@ -79,6 +79,7 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamBroke => "upstream broke off",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::Drained => "cut by the end of draining",
+        Failure::IdleTimeout => "idle for too long",
         Failure::BodyTimeout => "caller stopped sending or reading",
         Failure::RequestTimeout => "took longer than a call may",
         Failure::ConnectionAge => "connection too old",

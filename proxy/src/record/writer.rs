@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::metrics::Metrics;
-use super::{DecisionRecord, Queue, Recent, text};
+use super::tally::Tally;
+use super::{DecisionRecord, Queue, Recent, json, text};
 
 /// Where decision records go and in which form.
 pub(crate) enum Output {
@@ -40,6 +41,7 @@ impl Output {
 /// The running writer. [`Writer::finish`] writes what is left and ends it.
 pub(crate) struct Writer {
     queue: Arc<Queue>,
+    redirected: Arc<Mutex<Option<Output>>>,
     thread: JoinHandle<()>,
 }
 
@@ -54,10 +56,13 @@ impl Writer {
         recent: Arc<Recent>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let redirected = Arc::default();
         let work = Work {
             output,
+            redirected: Arc::clone(&redirected),
             recent,
-            metrics,
+            tally: Tally::new(metrics),
+            json: json::Writer::default(),
             buffer: Vec::new(),
             failing: false,
         };
@@ -65,7 +70,16 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("record".into())
             .spawn(move || work.run(&source))?;
-        Ok(Self { queue, thread })
+        Ok(Self {
+            queue,
+            redirected,
+            thread,
+        })
+    }
+
+    /// Writes elsewhere from the next record on.
+    pub(crate) fn redirect(&self, output: Output) {
+        *lock(&self.redirected) = Some(output);
     }
 
     /// Writes what is left and ends the thread.
@@ -77,10 +91,16 @@ impl Writer {
     }
 }
 
+fn lock(redirected: &Mutex<Option<Output>>) -> std::sync::MutexGuard<'_, Option<Output>> {
+    redirected.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Work {
     output: Output,
+    redirected: Arc<Mutex<Option<Output>>>,
     recent: Arc<Recent>,
-    metrics: Arc<Metrics>,
+    tally: Tally,
+    json: json::Writer,
     buffer: Vec<u8>,
     failing: bool,
 }
@@ -90,15 +110,19 @@ impl Work {
         let mut batch = Vec::new();
         let mut told = 0;
         while queue.take(&mut batch) {
+            if let Some(output) = lock(&self.redirected).take() {
+                self.output = output;
+            }
             for record in &batch {
-                self.metrics.record(record);
+                self.tally.count(record);
                 self.render(record);
             }
-            self.recent.keep(&mut batch);
             self.flush();
+            self.recent.keep(&mut batch);
+            queue.reuse(&mut batch);
             let dropped = queue.dropped();
             if dropped > told {
-                self.metrics.records_dropped(dropped - told);
+                self.tally.metrics().records_dropped(dropped - told);
                 tracing::warn!(
                     dropped = dropped - told,
                     "decision records dropped: the output is too slow"
@@ -111,13 +135,8 @@ impl Work {
     fn render(&mut self, record: &DecisionRecord) {
         match &self.output {
             Output::Json(_) => {
-                let began = self.buffer.len();
-                if let Err(error) = serde_json::to_writer(&mut self.buffer, record) {
-                    self.buffer.truncate(began);
-                    tracing::error!(%error, "a decision record cannot be serialised");
-                } else {
-                    self.buffer.push(b'\n');
-                }
+                self.json.write(record, &mut self.buffer);
+                self.buffer.push(b'\n');
             }
             Output::Text { colour, .. } => {
                 self.buffer
@@ -138,7 +157,7 @@ impl Work {
         match result {
             Ok(()) => self.failing = false,
             Err(error) => {
-                self.metrics.record_write_failed();
+                self.tally.metrics().record_write_failed();
                 if !self.failing {
                     tracing::error!(%error, "decision records cannot be written");
                 }

@@ -1,0 +1,326 @@
+//! The listeners that are open, and what a new configuration makes of them.
+//!
+//! A change comes in two steps. [`Listeners::plan`] does all that can fail, and changes nothing
+//! that is open; [`Listeners::apply`] cannot fail. A listener that is the same stays as it is,
+//! with its connections; one whose address is the same keeps its socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+use wayleave_authz::Direction;
+
+use crate::admin::{Listening, Load};
+use crate::config::{InboundConfig, LimitsConfig, OutboundConfig};
+use crate::drain::Drain;
+use crate::fleet::Fleet;
+use crate::listener::{Doors, Listener};
+use crate::policy_feeds::{Feed, PolicyFeeds};
+use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
+
+/// A listener's configuration, whichever way its calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ListenerConfig {
+    Inbound(InboundConfig),
+    Outbound(OutboundConfig),
+}
+
+impl ListenerConfig {
+    /// All listeners of a configuration.
+    pub(crate) fn all(inbound: &[InboundConfig], outbound: &[OutboundConfig]) -> Vec<Self> {
+        let inbound = inbound.iter().cloned().map(Self::Inbound);
+        let outbound = outbound.iter().cloned().map(Self::Outbound);
+        inbound.chain(outbound).collect()
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Inbound(config) => &config.name,
+            Self::Outbound(config) => &config.name,
+        }
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound(_) => Direction::Inbound,
+            Self::Outbound(_) => Direction::Outbound,
+        }
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        match self {
+            Self::Inbound(config) => config.listen,
+            Self::Outbound(config) => config.listen,
+        }
+    }
+
+    fn limits(&self) -> &LimitsConfig {
+        match self {
+            Self::Inbound(config) => &config.limits,
+            Self::Outbound(config) => &config.limits,
+        }
+    }
+
+    fn status(&self, address: SocketAddr) -> Listening {
+        match self {
+            Self::Inbound(config) => Listening::inbound(config, address),
+            Self::Outbound(config) => Listening::outbound(config, address),
+        }
+    }
+
+    /// Whether a listener by this configuration can go on with the other's socket. Port 0 is
+    /// whichever port the listener of that name was given.
+    fn shares_socket_with(&self, other: &Self) -> bool {
+        self.listen() == other.listen()
+            && (self.listen().port() != 0 || self.name() == other.name())
+    }
+}
+
+/// One open listener.
+#[derive(Debug)]
+struct Open {
+    config: ListenerConfig,
+    address: SocketAddr,
+    /// The same socket as the one that is accepted on: for a listener that takes its place here
+    /// or in another process.
+    socket: TcpListener,
+    doors: Arc<ArcSwap<Doors>>,
+    closing: CancellationToken,
+    feed: Feed,
+}
+
+/// Every open listener, and what they share.
+pub(crate) struct Listeners {
+    fleet: Fleet,
+    feeds: PolicyFeeds,
+    open: Vec<Open>,
+}
+
+/// What becomes of the listeners: one step for each that is wanted; what has none is closed.
+///
+/// INVARIANT: places in the list are good as long as nothing else is applied in between.
+pub(crate) struct Plan(Vec<(ListenerConfig, Step)>);
+
+enum Step {
+    /// Nothing changes.
+    Stay(usize),
+    /// The socket stays, with new doors.
+    Swap(usize),
+    /// A socket that is accepted on from now on, and the handle that is kept of it.
+    Open(tokio::net::TcpListener, TcpListener),
+}
+
+/// What a [`Plan`] has done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) unchanged: usize,
+    pub(crate) changed: usize,
+    pub(crate) added: usize,
+    pub(crate) removed: usize,
+}
+
+impl Listeners {
+    /// No listener yet.
+    pub(crate) fn new(fleet: Fleet, feeds: PolicyFeeds) -> Self {
+        Self {
+            fleet,
+            feeds,
+            open: Vec::new(),
+        }
+    }
+
+    /// Finds out what is to be done, and binds what is new.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; nothing has changed then.
+    pub(crate) fn plan(
+        &self,
+        wanted: Vec<ListenerConfig>,
+        sockets: &mut Sockets,
+    ) -> Result<Plan, BindError> {
+        let mut steps = Vec::new();
+        for config in wanted {
+            let step = self.step(&config, sockets)?;
+            steps.push((config, step));
+        }
+        Ok(Plan(steps))
+    }
+
+    fn step(&self, config: &ListenerConfig, sockets: &mut Sockets) -> Result<Step, BindError> {
+        let mut open = self.open.iter().enumerate();
+        let place = open.find(|(_, open)| config.shares_socket_with(&open.config));
+        let socket = match place {
+            Some((place, open)) if open.config == *config => return Ok(Step::Stay(place)),
+            Some((place, open)) if open.config.direction() == config.direction() => {
+                return Ok(Step::Swap(place));
+            }
+            // What goes the other way is counted and drained elsewhere.
+            Some((_, open)) => open.socket.try_clone(),
+            None => sockets.listener(config.name(), config.listen()),
+        };
+        let opened = socket.and_then(|socket| {
+            let kept = socket.try_clone()?;
+            Ok(Step::Open(self.fleet.seat(socket)?, kept))
+        });
+        opened.map_err(|source| BindError {
+            listener: config.name().to_string(),
+            address: config.listen(),
+            source,
+        })
+    }
+
+    /// Carries a plan out. Connections that came by what is changed or closed finish as they
+    /// came, within `limit`. Where `policies` puts others in force, those connections stay with
+    /// the old ones: no call meets half of a change.
+    pub(crate) fn apply(
+        &mut self,
+        plan: Plan,
+        policies: Option<impl FnOnce()>,
+        limit: Duration,
+    ) -> Changes {
+        if let Some(policies) = policies {
+            self.freeze_all_but(&plan);
+            policies();
+        }
+        let mut changes = Changes::default();
+        let mut before: Vec<_> = self.open.drain(..).map(Some).collect();
+        let mut take = |place: usize| before.get_mut(place).and_then(Option::take);
+        for (config, step) in plan.0 {
+            let open = match step {
+                Step::Stay(place) => {
+                    changes.unchanged += 1;
+                    take(place)
+                }
+                Step::Swap(place) => {
+                    changes.changed += 1;
+                    take(place).map(|open| self.swap(open, config, limit))
+                }
+                Step::Open(accepting, socket) => {
+                    changes.added += 1;
+                    Some(self.open(config, accepting, socket))
+                }
+            };
+            self.open.extend(open);
+        }
+        for open in before.into_iter().flatten() {
+            changes.removed += 1;
+            close(open, limit);
+        }
+        changes
+    }
+
+    /// Leaves what does not stay with the policies that it has.
+    fn freeze_all_but(&self, plan: &Plan) {
+        let stays = |place: usize| {
+            let mut steps = plan.0.iter();
+            steps.any(|(_, step)| matches!(step, Step::Stay(stays) if *stays == place))
+        };
+        for (place, open) in self.open.iter().enumerate() {
+            if !stays(place) {
+                open.feed.freeze();
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        config: ListenerConfig,
+        accepting: tokio::net::TcpListener,
+        socket: TcpListener,
+    ) -> Open {
+        let address = socket.local_addr().unwrap_or(config.listen());
+        let feed = self.feeds.subscribe();
+        let admission = self.fleet.admission(config.limits());
+        let doors = self
+            .fleet
+            .doors(&config, address.port(), feed.store(), admission);
+        let doors = Arc::new(ArcSwap::from_pointee(doors));
+        let closing = self.fleet.drain(config.direction()).closing();
+        let listener = Listener {
+            doors: Arc::clone(&doors),
+            closing: closing.clone(),
+        };
+        self.fleet.accept(config.direction(), accepting, listener);
+        Open {
+            config,
+            address,
+            socket,
+            doors,
+            closing,
+            feed,
+        }
+    }
+
+    /// Lets new connections in by the new configuration, and those that are open finish.
+    fn swap(&self, open: Open, config: ListenerConfig, limit: Duration) -> Open {
+        let before = open.doors.load_full();
+        // What finishes counts against the same limits, where those have not changed.
+        let admission = match config.limits() == open.config.limits() {
+            true => Arc::clone(&before.admission),
+            false => self.fleet.admission(config.limits()),
+        };
+        let feed = self.feeds.subscribe();
+        let port = open.address.port();
+        let doors = self.fleet.doors(&config, port, feed.store(), admission);
+        open.doors.store(Arc::new(doors));
+        retire(before.drain.clone(), open.feed, limit);
+        Open {
+            config,
+            feed,
+            ..open
+        }
+    }
+
+    /// What the listeners are called and where they are, for people and programs.
+    pub(crate) fn status(&self) -> Vec<Listening> {
+        let open = self.open.iter();
+        open.map(|open| open.config.status(open.address)).collect()
+    }
+
+    /// How much of their limits the listeners use.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let open = self.open.iter();
+        open.map(|open| {
+            let admission = Arc::clone(&open.doors.load().admission);
+            (Arc::clone(open.config.name()), admission)
+        })
+        .collect()
+    }
+
+    /// The sockets of all listeners, for the process that takes our place.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<PassedSocket>> {
+        let open = self.open.iter();
+        open.map(|open| {
+            Ok(PassedSocket {
+                name: SocketName::Listener(open.config.name().to_string()),
+                socket: open.socket.try_clone()?,
+            })
+        })
+        .collect()
+    }
+
+    /// Leaves the sockets to what accepts on them, so that they are closed when that ends. The
+    /// feeds keep policies up to date until they are dropped.
+    pub(crate) fn let_go(self) -> (Fleet, Vec<Feed>) {
+        let feeds = self.open.into_iter().map(|open| open.feed).collect();
+        (self.fleet, feeds)
+    }
+}
+
+fn close(open: Open, limit: Duration) {
+    // First: the one who accepts closes the last handle, when it has taken the last connections.
+    drop(open.socket);
+    open.closing.cancel();
+    retire(open.doors.load().drain.clone(), open.feed, limit);
+}
+
+/// Lets what is open finish, with policies that are kept up to date until then.
+fn retire(drain: Drain, feed: Feed, limit: Duration) {
+    tokio::spawn(async move {
+        drain.retire(limit).await;
+        drop(feed);
+    });
+}
