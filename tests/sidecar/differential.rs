@@ -193,7 +193,7 @@ impl Trace<'_> {
     fn check(&self, case: &Case, application: &str) -> Result<(), String> {
         for saw in &self.seen {
             check_headers(saw)?;
-            check_trailers(saw, application)?;
+            check_trailers(saw)?;
         }
         match &case.expect {
             Expect::Refused => self.check_refused(),
@@ -265,7 +265,8 @@ const HOP_BY_HOP: [&str; 5] = [
     "proxy-connection",
     "expect",
 ];
-const NO_TRAILERS: [&str; 5] = [
+const NO_TRAILERS: [&str; 6] = [
+    "x-forwarded-client-cert",
     "authorization",
     "host",
     "content-length",
@@ -294,11 +295,11 @@ fn check_headers(saw: &Saw) -> Result<(), String> {
     Ok(())
 }
 
-/// An HTTP/2 upstream has trailers apart from headers, and gets them as they are.
-fn check_trailers(saw: &Saw, application: &str) -> Result<(), String> {
+/// What no request may have behind its head.
+fn check_trailers(saw: &Saw) -> Result<(), String> {
     let forbidden = |name: &str| NO_TRAILERS.contains(&&*name.to_ascii_lowercase());
     let found = saw.trailers.iter().any(|(name, _)| forbidden(name));
-    match found && application != "hyper over HTTP/2" {
+    match found {
         true => Err("a trailer that is no trailer".to_owned()),
         false => Ok(()),
     }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::headers;
+
 /// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress(Option<Arc<Upload>>);
@@ -260,13 +262,16 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.source {
+        let mut frame = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
             Source::Kept(reader) => reader.poll(cx),
         };
         self.progress.awaited(frame.is_pending());
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
             self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
