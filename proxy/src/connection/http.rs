@@ -134,11 +134,13 @@ async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Resul
         End::Draining => {
             connection.closing.store(true, Ordering::Relaxed);
             let mut quiet = FuturesUnordered::from_iter([may_finish::<D>(connection)]);
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
                 result = &mut serving => return result,
-                Some(ControlFlow::Break(())) = quiet.next() => return Ok(()),
-                else => {}
+                next = quiet.next() => next,
+            };
+            if next == Some(ControlFlow::Break(())) {
+                return Ok(());
             }
         }
     }
