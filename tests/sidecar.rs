@@ -27,14 +27,15 @@ mod sidecar {
     mod drain;
     mod explain;
     mod federation;
+    mod floods;
     mod forwarding;
     mod handover;
     mod handshake;
-    mod hostile;
     mod identity;
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod overload;
     mod permissive;
     mod policy;
     mod policy_tools;
@@ -45,6 +46,7 @@ mod sidecar {
     mod refused;
     mod reload;
     mod revocation;
+    mod small_frames;
     mod status;
     mod streams;
     mod tcp;

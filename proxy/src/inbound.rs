@@ -14,6 +14,7 @@ use crate::connection::{self, Connection};
 use crate::drain::Drain;
 use crate::forward::headers;
 use crate::gate::Gate;
+use crate::handshakes::Handshake;
 use crate::stream::Stream;
 
 /// One inbound listener, as one worker holds it.
@@ -40,14 +41,19 @@ enum Arrival {
 
 impl Inbound {
     /// Serves one accepted socket until it closes or `drain` has run its course.
-    pub(crate) async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+    pub(crate) async fn serve(
+        &self,
+        socket: TcpStream,
+        source: SocketAddr,
+        turn: Option<Handshake>,
+        drain: Drain,
+    ) {
         let limit = self.gate.limits.handshake_timeout;
-        let turn = self.gate.admission.handshakes.begin();
         let arriving = tokio::time::timeout(limit, self.arrive(socket));
         let arrived = tokio::select! {
             arrived = arriving => arrived,
             () = connection::overdue(&drain) => return,
-            () = turn.gives_way() => return self.gave_way(source),
+            () = gives_way(turn.as_ref()) => return self.gave_way(source),
         };
         drop(turn);
         match arrived {
@@ -139,5 +145,29 @@ async fn first_byte(socket: &TcpStream) -> Option<u8> {
     match socket.peek(&mut byte).await {
         Ok(1) => byte.first().copied(),
         Ok(_) | Err(_) => None,
+    }
+}
+
+/// Completes when the handshake has to give way to a newer one.
+async fn gives_way(turn: Option<&Handshake>) {
+    match turn {
+        Some(turn) => turn.gives_way().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_each_connection_stays_small() {
+        fn size<F>(
+            _: impl Fn(&'static Inbound, TcpStream, SocketAddr, Option<Handshake>, Drain) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let future = size(Inbound::serve);
+        assert!(future <= 6_144, "{future}");
     }
 }

@@ -33,6 +33,7 @@ mod listener;
 mod listeners;
 mod memory;
 mod moment;
+mod open_files;
 mod outbound;
 mod policies;
 mod policy_feeds;

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::drain::Drain;
+use crate::handshakes::Handshake;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::record::metrics::Metrics;
@@ -24,6 +26,13 @@ use crate::worker::Seat;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted at most.
 const BACKLOG: i32 = 1024;
+
+/// When a silent peer is asked whether it is still there: after a minute, six times, ten seconds
+/// apart.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
 
 /// Binds a listening socket; `shared` lets other processes of this user bind it too.
 ///
@@ -35,6 +44,8 @@ pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::Tc
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Inherited by what is accepted: a peer whose machine is gone is noticed during a call too.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -48,9 +59,23 @@ pub(crate) enum Entrance {
 }
 
 impl Entrance {
-    async fn serve(&self, socket: TcpStream, source: SocketAddr, drain: Drain) {
+    /// Takes a place among the handshakes, where there is one to be done.
+    fn handshake(&self) -> Option<Handshake> {
         match self {
-            Self::Inbound(inbound) => inbound.serve(socket, source, drain).await,
+            Self::Inbound(inbound) => Some(inbound.gate.admission.handshakes.begin()),
+            Self::Outbound(_) => None,
+        }
+    }
+
+    async fn serve(
+        &self,
+        socket: TcpStream,
+        source: SocketAddr,
+        handshake: Option<Handshake>,
+        drain: Drain,
+    ) {
+        match self {
+            Self::Inbound(inbound) => inbound.serve(socket, source, handshake, drain).await,
             Self::Outbound(outbound) => outbound.serve(socket, source, drain).await,
         }
     }
@@ -78,8 +103,14 @@ impl Listener {
     /// Accepts until it is to close. Runs on the first worker.
     pub(crate) async fn run(self, socket: TcpListener) {
         loop {
+            let accepted = async {
+                // One load for the wait: a reload may bring other limits at any time.
+                let admission = Arc::clone(&self.doors.load().admission);
+                admission.handshakes.room().await;
+                socket.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                accepted = accepted => accepted,
                 () = self.closing.cancelled() => break,
             };
             match accepted {
@@ -136,9 +167,10 @@ impl Doors {
         let _ = stream.set_nodelay(true);
         let place = Place::take(seat, permit, &self.metrics);
         let (entrance, drain) = (Arc::clone(entrance), self.drain.clone());
+        let handshake = entrance.handshake();
         if index == 0 {
             let serve = async move {
-                entrance.serve(stream, source, drain).await;
+                entrance.serve(stream, source, handshake, drain).await;
                 drop(place);
             };
             self.drain.spawn(serve);
@@ -150,7 +182,7 @@ impl Doors {
         };
         let serve = async move {
             match TcpStream::from_std(stream) {
-                Ok(stream) => entrance.serve(stream, source, drain).await,
+                Ok(stream) => entrance.serve(stream, source, handshake, drain).await,
                 Err(error) => tracing::error!(%error, "cannot take a connection over"),
             }
             drop(place);

@@ -21,6 +21,24 @@ as() {
     "$scratch/$1/key.pem" "$scratch/$1/bundle.pem" ${3:+"$3"} || fail "grpcio: $2 as $1"
 }
 
+# The server's library takes any POST for a call; what policy has seen as plain HTTP must be none.
+unnamed() {
+  local answer
+  if ! has curl || ! curl --version | grep -q HTTP2; then
+    skip "a gRPC call by another content type (no curl command with HTTP/2)"
+    return
+  fi
+  printf '\0\0\0\0\2hi' >"$scratch/message"
+  answer=$(curl --silent --include --http2 --max-time 20 --cacert "$scratch/caller/bundle.pem" \
+    --cert "$scratch/caller/svid.pem" --key "$scratch/caller/key.pem" \
+    --header "content-type: $1" --header 'te: trailers' --data-binary "@$scratch/message" \
+    "https://localhost:${inbound##*:}/wayleave.tests.Echo/Unary" | tr -d '\0') || true
+  if grep -q 'grpc-status: 0' <<<"$answer"; then
+    fail "a call by $1 was served: $answer"
+  fi
+  printf 'grpc: no call by %s\n' "$1"
+}
+
 if ! python_with tests/interop/python/conformance.txt; then
   skip "grpcio (no python3 with venv, or grpcio cannot be installed)"
   exit 0
@@ -32,5 +50,6 @@ wait_for 20 "the server's port" test -s "$scratch/server.log"
 start_sidecar "127.0.0.1:$(head -n 1 "$scratch/server.log")" http2
 as caller call
 as stranger refused PERMISSION_DENIED
+unnamed application/json
 stop server
 as caller refused UNAVAILABLE

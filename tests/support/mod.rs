@@ -9,6 +9,7 @@ pub(crate) mod frames;
 pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;
+pub(crate) mod raw_http2;
 pub(crate) mod script;
 pub(crate) mod setup;
 pub(crate) mod tcp;

@@ -22,6 +22,7 @@ use crate::hand_over::Successor;
 use crate::identity::{self, OpenIdentity};
 use crate::identity_switch::IdentityKeeper;
 use crate::listeners::ListenerConfig;
+use crate::open_files;
 use crate::policies::PolicyFiles;
 use crate::record::Output;
 use crate::warnings;
@@ -122,6 +123,7 @@ async fn serve(
         .serve()
         .await
         .map_err(|error| report::mistake(&error))?;
+    open_files::raise_limit();
     tokio::spawn(tell_ready(addresses(&sidecar), reader));
     let (status, times) = loop {
         tokio::select! {

@@ -80,6 +80,57 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(whole.drain_timeout, minimal.drain_timeout);
 }
 
+fn limits(keys: &str) -> Result<LimitsConfig, ConfigErrors> {
+    let service = "service: orders";
+    let text = with(service, &format!("{service}\n    limits: {{ {keys} }}"));
+    read(&text).map(|config| config.inbound[0].limits.clone())
+}
+
+#[test]
+fn one_peer_may_hold_half_unless_told_otherwise() {
+    let half = limits("max_connections: 5, max_requests: 200").unwrap();
+    assert_eq!(half.max_connections_per_peer, 3);
+    assert_eq!(half.max_requests_per_peer, 100);
+    let told = limits("max_requests: 200, max_requests_per_peer: 200").unwrap();
+    assert_eq!(told.max_requests_per_peer, 200);
+    let more = limits("max_requests: 200, max_requests_per_peer: 201").unwrap_err();
+    let expected = "`inbound[0].limits.max_requests_per_peer`: `201` is out of range; \
+                    expected a whole number from 1 to 200";
+    assert!(more.to_string().contains(expected), "{more}");
+}
+
+#[test]
+fn times_that_are_off_can_be_said_to_be() {
+    let off = limits("request_timeout: off, connection_age: off").unwrap();
+    assert_eq!(off, LimitsConfig::default());
+    let on = limits("request_timeout: 30s, connection_age: 168h").unwrap();
+    assert_eq!(on.request_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(on.connection_age, Some(Duration::from_secs(7 * 86_400)));
+    let wrong = limits("request_timeout: never, body_timeout: off").unwrap_err();
+    let told = wrong.to_string();
+    assert!(told.contains("`never` is not a duration"), "{told}");
+    assert!(
+        told.contains("such as `500ms`, `30s` or `5m`, or `off`"),
+        "{told}"
+    );
+    assert!(told.contains("`off` is not a duration"), "{told}");
+}
+
+#[test]
+fn memory_is_limited_by_the_control_group_by_itself_or_not_at_all() {
+    let memory = |limit: &str| {
+        let text = with(
+            "policies:",
+            &format!("runtime: {{max_memory: {limit}}}\npolicies:"),
+        );
+        read(&text).unwrap().runtime.max_memory
+    };
+    assert_eq!(read(MINIMAL).unwrap().runtime.max_memory, MaxMemory::Auto);
+    assert_eq!(memory("auto"), MaxMemory::Auto);
+    assert_eq!(memory("off"), MaxMemory::Off);
+    assert_eq!(memory("512MiB"), MaxMemory::Bytes(512 << 20));
+}
+
 #[test]
 fn the_example_to_copy_loads() {
     read(include_str!("../../../examples/sidecar/wayleave.yaml")).unwrap();

@@ -33,6 +33,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a connection that is to finish may stay without a request: one that was just made
 /// is about to ask, and a busy one is told by the answer to its next request.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How long calls that are ended may take to be told so.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often such a connection is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// What is read ahead on an HTTP/1.1 connection, and what may wait to be written, unless a head
@@ -146,11 +148,19 @@ async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Resul
     }
     serving.as_mut().finish();
     let mut cut = FuturesUnordered::from_iter([last_end(connection, why)]);
-    // What has not finished by then is cut when `serving` is dropped.
     tokio::select! {
         biased;
-        result = &mut serving => result,
-        _ = cut.next() => Ok(()),
+        result = &mut serving => return result,
+        _ = cut.next() => {}
+    }
+    // HTTP/2 has words for calls that end; what does not take them is cut when `serving` is
+    // dropped.
+    connection.origin.calls.ending().begin();
+    match D::TELLS_WHAT_WAS_SERVED && !connection.origin.calls.none_open() {
+        true => tokio::time::timeout(LAST_WORDS, serving)
+            .await
+            .unwrap_or(Ok(())),
+        false => Ok(()),
     }
 }
 
@@ -271,5 +281,28 @@ where
 
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of this shape returns, without a call.
+    fn size<F>(_: fn(Stream, Alpn, Arc<Connection>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each connection holds one for as long as it is open, most of them idle: what is added
+    /// here is paid ten thousand times over.
+    #[test]
+    fn what_is_kept_for_each_connection_stays_small() {
+        assert!(
+            size_of::<Connection>() <= 384,
+            "{}",
+            size_of::<Connection>()
+        );
+        assert!(size_of::<Metered>() <= 192, "{}", size_of::<Metered>());
+        assert!(size(serve) <= 4_096, "{}", size(serve));
     }
 }

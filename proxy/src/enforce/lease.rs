@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::protocol::Call;
-use crate::record::{Carried, Entry, Failure};
+use crate::record::{Calls, Carried, Entry, Failure};
 
 /// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
 /// it lives as long as the call does: whatever holds it ends with it, and its end is what
@@ -27,6 +27,11 @@ impl Lease {
     /// Notes the status that the caller is told.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.entry.answered(status);
+    }
+
+    /// The calls of its connection.
+    pub(crate) fn calls(&self) -> &Calls {
+        self.entry.calls()
     }
 
     /// Notes that the answer was delivered whole.

@@ -13,7 +13,7 @@ use hyper::body::Body;
 use wayleave_certs::{Peer, Svid};
 
 use crate::config::{UpstreamConfig, UpstreamProtocol};
-use crate::protocol::accepts_trailers;
+use crate::protocol::{accepts_trailers, grpc};
 
 /// The verified caller, in Envoy's format.
 pub(crate) const XFCC: HeaderName = HeaderName::from_static(XFCC_NAME);
@@ -188,6 +188,11 @@ fn announce_chunks<B: Body>(request: &mut Request<B>) {
 
 fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>) {
     *request.version_mut() = Version::HTTP_2;
+    // SECURITY: gRPC's C core serves a call of any content type, if only its TE allows trailers,
+    // but policy has seen it as plain HTTP. Other servers send trailers over HTTP/2 unasked.
+    if !grpc::is_grpc(request.headers()) {
+        request.headers_mut().remove(TE);
+    }
     let host = request.headers_mut().remove(HOST);
     let host = host.and_then(|host| {
         Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok()
@@ -349,5 +354,19 @@ mod tests {
         to_http2(&mut request, None);
         assert_eq!(request.uri(), "http://orders:1/a");
         assert!(!request.headers().contains_key(HOST));
+    }
+
+    #[test]
+    fn only_grpc_takes_its_te_to_an_http_2_upstream() {
+        for (content, kept) in [("application/grpc", true), ("application/json", false)] {
+            let mut request = Request::post("/pkg.Service/Method")
+                .header("host", "orders")
+                .header("content-type", content)
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+            to_http2(&mut request, None);
+            assert_eq!(request.headers().contains_key(TE), kept, "{content}");
+        }
     }
 }

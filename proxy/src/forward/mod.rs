@@ -10,6 +10,7 @@ mod request_body;
 mod response_body;
 mod times;
 pub(crate) mod tunnel;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
 pub(crate) use response_body::ResponseBody;
+use response_body::Words;
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 
@@ -40,6 +42,7 @@ pub(crate) async fn forward(
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
+    let words = Words::of(shape, request.version());
     let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
     headers::address(&mut request, pool.config());
@@ -60,7 +63,7 @@ pub(crate) async fn forward(
             let failure = ForwardError::UnexpectedUpgrade.failure();
             Err(Denial::upstream_failed(lease.end(), failure))
         }
-        _ => Ok(relay(lease, response, held, times)),
+        _ => Ok(relay(lease, response, held, words, times)),
     }
 }
 
@@ -78,6 +81,7 @@ fn relay(
     mut lease: Lease,
     response: Response<Incoming>,
     held: Held,
+    words: Words,
     times: Times,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
@@ -86,6 +90,6 @@ fn relay(
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
     Response::from_parts(
         head,
-        ResponseBody::relay(body, lease, held, times.deadline()),
+        ResponseBody::relay(body, lease, held, words, times.deadline()),
     )
 }

@@ -56,6 +56,10 @@ impl Call {
             return Err(Ambiguity::ConnectRefused);
         }
         check_transfer_coding(&head.headers)?;
+        // SECURITY: an HTTP/2 upstream would take for gRPC what policy has seen as plain HTTP.
+        if shape != Shape::Grpc && grpc::is_grpc(&head.headers) {
+            return Err(Ambiguity::GrpcVersion);
+        }
         let host = canonical::host(&head.headers, head.uri.authority())?;
         let target = head.uri.path_and_query().ok_or(Ambiguity::TargetForm)?;
         if !(target.path() == "*" && head.method == Method::OPTIONS) {
@@ -140,13 +144,14 @@ impl Call {
         }
     }
 
-    /// The gRPC method that is called: `/package.Service/Method`.
+    /// The gRPC method that is called: `/package.Service/Method`. Nothing where the path has
+    /// more segments: servers do not agree on which of them are the service.
     pub(crate) fn rpc(&self) -> Option<Rpc<'_>> {
         if self.shape != Shape::Grpc {
             return None;
         }
         let (service, method) = self.path().strip_prefix('/')?.split_once('/')?;
-        Some(Rpc { service, method })
+        (!method.contains('/')).then_some(Rpc { service, method })
     }
 
     /// The trace id that the caller sent, where it is well-formed.
@@ -267,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_grpc_only_over_http_2() {
+    fn knows_grpc_and_refuses_it_over_http_1() {
         let request = |version| {
             Request::post("/pkg.Service/Method")
                 .version(version)
@@ -276,9 +281,27 @@ mod tests {
         };
         assert_eq!(read(request(Version::HTTP_2)).unwrap().shape(), Shape::Grpc);
         assert_eq!(
-            read(request(Version::HTTP_11)).unwrap().shape(),
-            Shape::Http
+            read(request(Version::HTTP_11)).unwrap_err(),
+            Ambiguity::GrpcVersion
         );
+    }
+
+    #[test]
+    fn names_the_rpc_of_a_path_that_can_be_read_in_one_way() {
+        for (path, expected) in [
+            ("/pkg.Service/Method", Some(("pkg.Service", "Method"))),
+            ("/pkg.Service", None),
+            ("/prefix/pkg.Service/Method", None),
+            ("/pkg.Service/Method/", None),
+        ] {
+            let request = Request::post(path)
+                .version(Version::HTTP_2)
+                .header("host", "a")
+                .header("content-type", "application/grpc");
+            let call = read(request).unwrap();
+            let rpc = call.rpc().map(|rpc| (rpc.service, rpc.method));
+            assert_eq!(rpc, expected, "{path}");
+        }
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub(crate) enum Ambiguity {
     /// A transfer coding other than `chunked`.
     #[error("only the chunked transfer coding is accepted")]
     TransferCoding,
+    /// gRPC over HTTP/1.x, which is none until a proxy carries it to an HTTP/2 upstream.
+    #[error("gRPC is served over HTTP/2 only")]
+    GrpcVersion,
 }
 
 impl Ambiguity {
@@ -70,6 +73,7 @@ impl Ambiguity {
             Self::EscapeForbidden => "path_escape_forbidden",
             Self::PathNotUtf8 => "path_not_utf8",
             Self::TransferCoding => "transfer_coding",
+            Self::GrpcVersion => "grpc_version",
         }
     }
 }

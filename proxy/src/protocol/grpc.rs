@@ -1,22 +1,37 @@
 //! What gRPC adds to HTTP/2: how a call is recognised and how a refusal is told.
 
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::record::Failure;
 
 /// What `grpc-message` escapes: everything outside printable ASCII, and `%`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Whether the content type is gRPC's (`application/grpc`, `application/grpc+proto`, ...).
+const CONTENT: &str = "application/grpc";
+
+/// Whether a content type is gRPC's (`application/grpc`, `application/grpc+proto`, ...).
 /// gRPC-Web is another protocol and is treated as plain HTTP.
+///
+/// SECURITY: one of several is enough, in any case of letters: it is for some servers.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    values.any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(is_grpc_type)
+    })
+}
+
+fn is_grpc_type(value: &[u8]) -> bool {
+    let value = value.trim_ascii_start();
+    let Some((name, rest)) = value.split_at_checked(CONTENT.len()) else {
         return false;
     };
-    match value.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
-        None => false,
-    }
+    name.eq_ignore_ascii_case(CONTENT.as_bytes())
+        && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
 }
 
 /// The gRPC status code that goes with an answer of ours.
@@ -32,6 +47,19 @@ pub(crate) fn status_code(status: http::StatusCode) -> u8 {
     }
 }
 
+/// The trailers of a call that we end before its answer is whole.
+pub(crate) fn ended(why: Failure) -> HeaderMap {
+    let (status, message) = match why {
+        Failure::TrustEnded => ("7", "the caller is no longer trusted"),
+        Failure::Drained => ("14", "the sidecar is stopping"),
+        _ => ("14", "the connection has ended"),
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", HeaderValue::from_static(message));
+    trailers
+}
+
 /// A message as `grpc-message` carries it: percent-encoded UTF-8.
 pub(crate) fn encode_message(message: &str) -> String {
     utf8_percent_encode(message, MESSAGE).to_string()
@@ -41,19 +69,35 @@ pub(crate) fn encode_message(message: &str) -> String {
 mod tests {
     use super::*;
 
-    fn recognised(value: &str) -> bool {
+    fn recognised(values: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, value.parse().unwrap());
+        for value in values {
+            headers.append(CONTENT_TYPE, value.parse().unwrap());
+        }
         is_grpc(&headers)
     }
 
     #[test]
     fn recognises_grpc_and_not_its_neighbours() {
-        assert!(recognised("application/grpc"));
-        assert!(recognised("application/grpc+json"));
-        assert!(recognised("application/grpc; charset=utf-8"));
-        assert!(!recognised("application/grpc-web"));
-        assert!(!recognised("application/json"));
+        for values in [
+            &["application/grpc"] as &[_],
+            &["application/grpc+json"],
+            &["application/grpc; charset=utf-8"],
+            &["Application/GRPC+proto"],
+            &["application/json", "application/grpc"],
+            &["application/json, application/grpc"],
+        ] {
+            assert!(recognised(values), "{values:?}");
+        }
+        for values in [
+            &[] as &[_],
+            &["application/grpc-web"],
+            &["application/json"],
+            &["application/json; x=application/grpc"],
+            &["application/grp"],
+        ] {
+            assert!(!recognised(values), "{values:?}");
+        }
     }
 
     #[test]

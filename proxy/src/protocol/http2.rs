@@ -3,8 +3,10 @@
 
 /// Receive window of one stream: what one stalled call may hold in memory.
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
-/// Receive window of one connection.
-pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Receive window of one connection. The h2 crate takes half of it for what small frames that
+/// wait to be read may cost, at up to 255 bytes each, and ends the connection beyond that: this
+/// is room for some 8,000 gRPC messages of a few bytes that wait for slower receivers.
+pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What may wait to be written on one stream.
 pub(crate) const SEND_BUFFER: usize = 128 * 1024;
 /// The largest frame that is taken, the least that the protocol allows: a head is held together

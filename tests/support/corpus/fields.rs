@@ -245,5 +245,18 @@ pub(super) fn hop_by_hop() -> Vec<Case> {
         )
         .with_header("cookie", &[]),
     );
+    for (name, content) in [
+        ("gRPC", "content-type: application/grpc"),
+        ("gRPC in capitals", "content-type: Application/GRPC+proto"),
+        (
+            "gRPC as a second type",
+            "content-type: text/plain\r\ncontent-type: application/grpc",
+        ),
+    ] {
+        let request = format!(
+            "POST /p HTTP/1.1\r\nhost: localhost\r\n{content}\r\nte: trailers\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        cases.push(raw(name, request, Expect::Refused));
+    }
     cases
 }
