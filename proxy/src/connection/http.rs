@@ -33,6 +33,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a connection that is to finish may stay without a request: one that was just made
 /// is about to ask, and a busy one is told by the answer to its next request.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How long calls that are ended may take to be told so.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often such a connection is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// What is read ahead on an HTTP/1.1 connection, and what may wait to be written, unless a head
@@ -134,21 +136,31 @@ async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Resul
         End::Draining => {
             connection.closing.store(true, Ordering::Relaxed);
             let mut quiet = FuturesUnordered::from_iter([may_finish::<D>(connection)]);
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
                 result = &mut serving => return result,
-                Some(ControlFlow::Break(())) = quiet.next() => return Ok(()),
-                else => {}
+                next = quiet.next() => next,
+            };
+            if next == Some(ControlFlow::Break(())) {
+                return Ok(());
             }
         }
     }
     serving.as_mut().finish();
     let mut cut = FuturesUnordered::from_iter([last_end(connection, why)]);
-    // What has not finished by then is cut when `serving` is dropped.
     tokio::select! {
         biased;
-        result = &mut serving => result,
-        _ = cut.next() => Ok(()),
+        result = &mut serving => return result,
+        _ = cut.next() => {}
+    }
+    // HTTP/2 has words for calls that end; what does not take them is cut when `serving` is
+    // dropped.
+    connection.origin.calls.ending().begin();
+    match D::TELLS_WHAT_WAS_SERVED && !connection.origin.calls.none_open() {
+        true => tokio::time::timeout(LAST_WORDS, serving)
+            .await
+            .unwrap_or(Ok(())),
+        false => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use http::StatusCode;
 use wayleave_authz::PolicyStore;
 
 use crate::protocol::Call;
-use crate::record::{Carried, Entry, Failure};
+use crate::record::{Calls, Carried, Entry, Failure};
 
 /// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
 /// it lives as long as the call does: whatever holds it ends with it, and its end is what
@@ -39,6 +39,11 @@ impl Lease {
     pub(crate) fn is_current(&self, policies: &PolicyStore) -> bool {
         let revision = policies.current().map(|engine| engine.revision());
         revision.is_some() && revision == self.entry.revision()
+    }
+
+    /// The calls of its connection.
+    pub(crate) fn calls(&self) -> &Calls {
+        self.entry.calls()
     }
 
     /// Notes that the answer was delivered whole.

@@ -20,6 +20,7 @@ mod times;
 pub(crate) mod tunnel;
 mod upstream;
 mod vouch;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ use pool::{Answer, Held, Tried};
 use request_body::{Progress, RequestBody};
 pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
+use response_body::Words;
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
@@ -56,6 +58,7 @@ pub(crate) async fn forward(
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
+    let words = Words::of(shape, request.version());
     let permit = match pool.upstream().circuit.request() {
         Ok(permit) => permit,
         Err(error) => return Err(failed(lease, &error)),
@@ -89,7 +92,7 @@ pub(crate) async fn forward(
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
             Err(failed(lease, &ForwardError::UnexpectedUpgrade))
         }
-        _ => Ok(relay(lease, response, held, times)),
+        _ => Ok(relay(lease, response, held, words, times)),
     }
 }
 
@@ -127,6 +130,7 @@ fn relay(
     mut lease: Lease,
     response: Response<Incoming>,
     held: Held,
+    words: Words,
     times: Times,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
@@ -135,6 +139,6 @@ fn relay(
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
     Response::from_parts(
         head,
-        ResponseBody::relay(body, lease, held, times.deadline()),
+        ResponseBody::relay(body, lease, held, words, times.deadline()),
     )
 }

@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pool::Held;
 use crate::enforce::Lease;
+use crate::protocol::{Shape, grpc};
 use crate::record::Failure;
 use crate::waiting::Waiting;
 
@@ -21,10 +23,32 @@ enum Inner {
     Own(Option<Bytes>),
     Relay {
         body: Incoming,
-        call: Option<(Lease, Held)>,
+        call: Option<OpenCall>,
         /// When the call is to be over, where that is limited.
         deadline: Option<Pin<Box<Sleep>>>,
     },
+}
+
+/// A call whose answer is under way.
+#[derive(Debug)]
+struct OpenCall {
+    lease: Lease,
+    /// INVARIANT: `Some` until the call completes.
+    held: Option<Held>,
+    words: Words,
+    /// Its place among those that wait to be told to end.
+    place: Option<usize>,
+}
+
+/// How a caller is told that its answer ends before it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// By the end of the connection: HTTP/1.1 has nothing else.
+    Connection,
+    /// By a reset of the stream.
+    Reset,
+    /// By trailers with a status.
+    Grpc,
 }
 
 /// Why an answer is cut before its end.
@@ -36,6 +60,9 @@ pub(crate) enum Cut {
     /// The call took longer than a call may.
     #[error("the call took longer than a call may")]
     OutOfTime,
+    /// Its connection ends.
+    #[error("the connection of the call ends")]
+    Ended,
 }
 
 impl ResponseBody {
@@ -49,11 +76,17 @@ impl ResponseBody {
         body: Incoming,
         lease: Lease,
         held: Held,
+        words: Words,
         deadline: Option<Instant>,
     ) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
-            call: Some((lease, held)),
+            call: Some(OpenCall {
+                lease,
+                held: Some(held),
+                words,
+                place: None,
+            }),
             deadline: deadline.map(|at| Box::pin(sleep_until(at))),
         });
         relay.settle();
@@ -70,17 +103,56 @@ impl ResponseBody {
     }
 }
 
-fn complete(call: &mut Option<(Lease, Held)>) {
-    if let Some((mut lease, held)) = call.take() {
-        lease.completed();
-        held.give_back();
+fn complete(call: &mut Option<OpenCall>) {
+    if let Some(mut open) = call.take() {
+        open.lease.completed();
+        if let Some(held) = open.held.take() {
+            held.give_back();
+        }
     }
 }
 
 /// The connection to the upstream is closed with it.
-fn fail(call: &mut Option<(Lease, Held)>, failure: Failure) {
-    if let Some((mut lease, _broken)) = call.take() {
-        lease.failed(failure);
+fn fail(call: &mut Option<OpenCall>, failure: Failure) {
+    if let Some(mut open) = call.take() {
+        open.lease.failed(failure);
+    }
+}
+
+impl Words {
+    /// Those of a call of this kind and version.
+    pub(super) fn of(shape: Shape, version: Version) -> Self {
+        match shape {
+            _ if version < Version::HTTP_2 => Self::Connection,
+            Shape::Grpc => Self::Grpc,
+            _ => Self::Reset,
+        }
+    }
+
+    /// The last frame of an answer that ends.
+    fn last(self, why: Failure) -> Result<Frame<Bytes>, Cut> {
+        match self {
+            Self::Grpc => Ok(Frame::trailers(grpc::ended(why))),
+            Self::Connection | Self::Reset => Err(Cut::Ended),
+        }
+    }
+}
+
+impl OpenCall {
+    /// Why the call is to end although its answer is not whole; otherwise it is woken when it is.
+    fn ends(&mut self, cx: &Context<'_>) -> Option<Failure> {
+        let calls = self.lease.calls();
+        let told = self.words != Words::Connection;
+        let ends = told && calls.ending().has_begun(&mut self.place, cx);
+        ends.then(|| calls.why_cut())
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.lease.calls().ending().leave(place);
+        }
     }
 }
 
@@ -110,8 +182,16 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(Cut::OutOfTime)));
         }
         let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
-            Waiting::Upstream.say();
-            return Poll::Pending;
+            let ends = call
+                .as_mut()
+                .and_then(|open| Some((open.ends(cx)?, open.words)));
+            let Some((why, words)) = ends else {
+                Waiting::Upstream.say();
+                return Poll::Pending;
+            };
+            fail(call, why);
+            self.0 = Inner::Own(None);
+            return Poll::Ready(Some(words.last(why)));
         };
         Waiting::Caller.say();
         match &frame {

@@ -12,6 +12,7 @@ use super::carry::{self, Moved};
 use super::headers;
 use super::pool::{Held, Pool};
 use super::response_body::ResponseBody;
+use super::websocket::{Framed, To};
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
@@ -88,20 +89,29 @@ pub(crate) async fn dial(
 }
 
 async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
-    let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
-        Ok((downstream, upstream)) => (TokioIo::new(downstream), TokioIo::new(upstream)),
+    let (mut downstream, mut upstream) = match tokio::try_join!(downstream, upstream) {
+        Ok((downstream, upstream)) => (
+            Framed::new(TokioIo::new(downstream)),
+            Framed::new(TokioIo::new(upstream)),
+        ),
         Err(error) => {
             tracing::debug!(%error, "upgrade failed");
             return lease.failed(Failure::UpstreamBroke);
         }
     };
     let moved = Moved::default();
-    let exchange = carry::both_ways(downstream, upstream, &moved, Some(HALF_CLOSED));
+    let exchange = carry::both_ways(&mut downstream, &mut upstream, &moved, Some(HALF_CLOSED));
     let ended = hold(exchange, tenure).await;
     lease.carried(moved.so_far());
     match ended {
         Ok(()) => lease.completed(),
-        Err(failure) => lease.failed(failure),
+        Err(failure) => {
+            lease.failed(failure);
+            tokio::join!(
+                downstream.close(To::Client, failure),
+                upstream.close(To::Server, failure)
+            );
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What gRPC adds to HTTP/2: how a call is recognised and how a refusal is told.
 
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::record::Failure;
 
 /// What `grpc-message` escapes: everything outside printable ASCII, and `%`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -43,6 +45,19 @@ pub(crate) fn status_code(status: http::StatusCode) -> u8 {
         502 | 503 => 14,
         _ => 2,
     }
+}
+
+/// The trailers of a call that we end before its answer is whole.
+pub(crate) fn ended(why: Failure) -> HeaderMap {
+    let (status, message) = match why {
+        Failure::TrustEnded => ("7", "the caller is no longer trusted"),
+        Failure::Drained => ("14", "the sidecar is stopping"),
+        _ => ("14", "the connection has ended"),
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", HeaderValue::from_static(message));
+    trailers
 }
 
 /// A message as `grpc-message` carries it: percent-encoded UTF-8.

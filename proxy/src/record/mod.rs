@@ -7,6 +7,7 @@
 mod calls;
 mod decision_id;
 mod decision_record;
+mod ending;
 mod json;
 pub(crate) mod metrics;
 mod queue;
@@ -112,6 +113,11 @@ impl Entry {
     /// The call, once it has been read.
     pub(crate) fn call(&self) -> Option<&Call> {
         self.record.as_ref()?.call.as_ref()
+    }
+
+    /// The calls of its connection.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// What was decided so far: deny until a policy allows.
