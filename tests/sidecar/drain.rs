@@ -116,11 +116,11 @@ async fn with_outbound(upstream: SocketAddr, destination: SocketAddr, keys: &str
 
 fn outbound_of(sidecar: &Sidecar) -> SocketAddr {
     let lines = sidecar.process.stderr.all();
-    let listening = lines.iter().filter_map(|line| {
+    let mut listening = lines.iter().filter_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         (line["message"] == "listening" && line["listener"] == "billing").then_some(line)
     });
-    let address = listening.last().unwrap()["address"]
+    let address = listening.next().unwrap()["address"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -332,7 +332,7 @@ async fn endless() -> SocketAddr {
                 )]);
                 let body = StreamBody::new(first.chain(futures_util::stream::pending()));
                 let response = http::Response::builder().header("content-type", "application/grpc");
-                Ok::<_, http::Error>(response.body(body)?)
+                response.body(body)
             });
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
