@@ -137,7 +137,7 @@ impl RequestBody {
                     room: Some(limit),
                     reading: 0,
                 }));
-                let replay = Replay(Arc::clone(&kept), hint.clone());
+                let replay = Replay(Arc::clone(&kept), hint);
                 self.source = Source::Kept(Reader {
                     kept,
                     reading: 0,
@@ -165,7 +165,7 @@ impl Replay {
             kept: Arc::clone(&self.0),
             reading: kept.reading,
             read: 0,
-            hint: self.1.clone(),
+            hint: self.1,
         };
         Some(RequestBody {
             source: Source::Kept(reader),
@@ -289,7 +289,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Straight(inner) => inner.size_hint(),
-            Source::Kept(reader) => reader.hint.clone(),
+            Source::Kept(reader) => reader.hint,
         }
     }
 }

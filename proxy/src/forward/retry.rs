@@ -92,11 +92,13 @@ impl Call<'_> {
         let all = self.pool.config().response_timeout;
         let limit = self.config.per_try_timeout.unwrap_or(all).min(all);
         let sent = self.pool.send(request, tried);
-        let sent = self.times.within(limit, self.progress, sent).await;
-        sent.unwrap_or_else(|error| {
-            self.pool.given_up(tried, &error);
-            Err(Unanswered::given_up(error))
-        })
+        match self.times.within(limit, self.progress, sent).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.pool.given_up(tried, &error);
+                Err(Unanswered::given_up(error))
+            }
+        }
     }
 
     /// SECURITY: the lease was given by policies that may have been replaced since; what they

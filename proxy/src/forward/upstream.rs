@@ -164,7 +164,7 @@ impl EndpointStatus {
             address: endpoint.target.to_string(),
             health: health.to_owned(),
             failures: endpoint.failures(),
-            ejected_for_seconds: left.map(|left| whole_seconds(left)),
+            ejected_for_seconds: left.map(whole_seconds),
         }
     }
 }

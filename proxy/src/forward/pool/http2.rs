@@ -18,7 +18,7 @@ use super::slot::{Held, Slot};
 use super::{Answer, Unanswered, copy};
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
-use crate::forward::error::{ForwardError, is_unprocessed};
+use crate::forward::error::{ForwardError, is_of_one_stream, is_unprocessed};
 use crate::forward::request_body::RequestBody;
 use crate::forward::vouch::Vouched;
 use crate::protocol::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -77,7 +77,7 @@ struct Waiting {
 
 impl Slot {
     pub(super) async fn send_http2(
-        self: &Arc<Self>,
+        &self,
         mut request: Request<RequestBody>,
     ) -> Result<Answer, Unanswered> {
         let mut resends = 0;
@@ -86,36 +86,16 @@ impl Slot {
                 Ok(place) => place,
                 Err(error) => return Err(Unanswered::unsent(error, request)),
             };
-            let spare = copy(&request);
-            let idempotent = request.method().is_idempotent();
-            let mut waiting = Waiting::on(&place, self.upstream.config.connect_timeout);
-            let mut sender = place.0.sender.clone();
-            let sent = sender.try_send_request(request).await;
-            waiting.over = true;
-            let mut error = match sent {
-                Ok(response) => {
-                    place.0.answers.fetch_add(1, Ordering::Relaxed);
-                    let held = Held::http2(place);
-                    return Ok(Answer { response, held });
-                }
-                Err(error) => error,
-            };
-            // Whatever it was, this connection has better days behind it.
-            place.0.retire();
-            let unsent = error.take_message();
-            let error = error.into_error();
-            let again = is_unprocessed(&error) || (idempotent && idle_for > FRESH);
-            resends += 1;
-            match unsent.or(spare.filter(|_| again)) {
-                Some(unsent) if resends <= RESENDS => request = unsent,
-                // Nothing was processed here either, so it is as good as unsent.
-                unsent => {
-                    return Err(Unanswered {
-                        error: ForwardError::Broke(error),
-                        unsent,
-                    });
-                }
+            let stale = idle_for > FRESH && request.method().is_idempotent();
+            let patience = self.upstream.config.connect_timeout;
+            match place.send(request, stale, patience).await {
+                Err(Unanswered {
+                    unsent: Some(again),
+                    ..
+                }) if resends < RESENDS => request = again,
+                sent => return sent,
             }
+            resends += 1;
         }
     }
 
@@ -307,6 +287,38 @@ impl Conn {
 }
 
 impl Use {
+    /// Sends a request from here. It is given back where it was not sent, where the upstream did
+    /// not process it, or where the connection may have been lost unseen (`stale`).
+    async fn send(
+        self,
+        request: Request<RequestBody>,
+        stale: bool,
+        patience: Duration,
+    ) -> Result<Answer, Unanswered> {
+        let spare = copy(&request);
+        let mut waiting = Waiting::on(&self, patience);
+        let sent = self.0.sender.clone().try_send_request(request).await;
+        waiting.over = true;
+        let mut error = match sent {
+            Ok(response) => {
+                self.0.answers.fetch_add(1, Ordering::Relaxed);
+                let held = Held::http2(self);
+                return Ok(Answer { response, held });
+            }
+            Err(error) => error,
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        if !is_of_one_stream(&error) {
+            self.0.retire();
+        }
+        let again = stale || is_unprocessed(&error);
+        Err(Unanswered {
+            error: ForwardError::Broke(error),
+            unsent: unsent.or(spare.filter(|_| again)),
+        })
+    }
+
     /// A place, where there is one left.
     fn of(conn: &Arc<Conn>) -> Option<Self> {
         let most = conn.most.load(Ordering::Relaxed);
