@@ -47,5 +47,6 @@ mod sidecar {
     mod tcp_clients;
     mod trust_domains;
     mod upstream_failures;
+    mod websocket_h2;
     mod workload_api;
 }

@@ -190,7 +190,7 @@ impl Connection {
     }
 }
 
-/// A WebSocket handshake is carried to an upstream that can answer it.
+/// A WebSocket handshake is an upgrade to an upstream that speaks HTTP/1.1.
 fn upgrade(shape: Shape, route: &Route) -> headers::Upgrade {
     match (shape, route.pool.config().protocol) {
         (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,

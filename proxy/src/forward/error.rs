@@ -27,8 +27,10 @@ pub(super) enum ForwardError {
     ResponseTimeout(Duration),
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
-    #[error("the upstream switched protocols without being asked to")]
+    #[error("the upstream switched protocols without being asked to, or otherwise than asked")]
     UnexpectedUpgrade,
+    #[error("the upstream does not take WebSockets over HTTP/2 (RFC 8441)")]
+    NoExtendedConnect,
 }
 
 impl ForwardError {
@@ -41,7 +43,10 @@ impl ForwardError {
             | Self::ServerName(_)
             | Self::Tls(_) => Failure::UpstreamUnreachable,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
-            Self::Handshake(_) | Self::Broke(_) | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+            Self::Handshake(_)
+            | Self::Broke(_)
+            | Self::UnexpectedUpgrade
+            | Self::NoExtendedConnect => Failure::UpstreamBroke,
         }
     }
 }

@@ -9,6 +9,7 @@ mod pool;
 mod request_body;
 mod response_body;
 pub(crate) mod tunnel;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use pool::{Answer, Held};
 use request_body::Progress;
 pub(crate) use response_body::ResponseBody;
 pub(crate) use tunnel::Tenure;
+use websocket::{Handshake, Outcome};
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
 /// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
@@ -40,7 +42,8 @@ pub(crate) async fn forward(
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
     let (mut request, progress) = request_body::watched(request);
-    let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
+    let handshake =
+        (shape == Shape::WebSocket).then(|| Handshake::begin(&mut request, pool.config().protocol));
     headers::address(&mut request, pool.config());
     let answer = within(
         pool.config().response_timeout,
@@ -55,15 +58,20 @@ pub(crate) async fn forward(
             return Err(Denial::upstream_failed(lease.end(), error.failure()));
         }
     };
-    match (response.status(), downstream) {
-        (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, downstream, tenure()))
+    let outcome = match &handshake {
+        Some(handshake) => handshake.outcome(&response),
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Broken,
+        None => Outcome::Declined,
+    };
+    match (outcome, handshake) {
+        (Outcome::Opened, Some(handshake)) => {
+            Ok(tunnel::open(lease, response, handshake, tenure()))
         }
-        (StatusCode::SWITCHING_PROTOCOLS, None) => {
+        (Outcome::Declined, _) => Ok(relay(lease, response, held)),
+        (Outcome::Broken | Outcome::Opened, _) => {
             let failure = ForwardError::UnexpectedUpgrade.failure();
             Err(Denial::upstream_failed(lease.end(), failure))
         }
-        _ => Ok(relay(lease, response, held)),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::dial::Dialer;
@@ -20,8 +21,21 @@ use crate::stream::Stream;
 /// been closed under us, so a request on it is prepared to be sent again.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// How often it is looked for an HTTP/2 upstream's settings, and how long between two looks.
+const SETTINGS_LOOKS: u32 = 50;
+const SETTINGS_LOOK: Duration = Duration::from_millis(10);
+
 type Http1 = http1::SendRequest<RequestBody>;
 type Http2 = http2::SendRequest<RequestBody>;
+type Connection = http2::Connection<TokioIo<Stream>, RequestBody, TokioExecutor>;
+
+/// What a shared HTTP/2 connection is for. WebSockets have their own, because only on a new one
+/// it can be seen whether the upstream takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Requests,
+    WebSockets,
+}
 
 /// The connections of one worker to one upstream.
 #[derive(Debug)]
@@ -29,6 +43,7 @@ pub(crate) struct Pool {
     dialer: Arc<Dialer>,
     idle: Mutex<Vec<Idle>>,
     shared: tokio::sync::Mutex<Option<Http2>>,
+    websockets: tokio::sync::Mutex<Option<Http2>>,
 }
 
 #[derive(Debug)]
@@ -64,6 +79,7 @@ impl Pool {
             dialer,
             idle: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
+            websockets: tokio::sync::Mutex::default(),
         })
     }
 
@@ -119,7 +135,13 @@ impl Pool {
     }
 
     async fn send_http2(&self, request: Request<RequestBody>) -> Result<Answer, ForwardError> {
-        let mut sender = self.shared_http2().await?;
+        let mut sender = match request.extensions().get::<Protocol>() {
+            None => self.shared_http2(&self.shared, Purpose::Requests).await?,
+            Some(_) => {
+                self.shared_http2(&self.websockets, Purpose::WebSockets)
+                    .await?
+            }
+        };
         let response = sender
             .send_request(request)
             .await
@@ -182,19 +204,26 @@ impl Pool {
 
     /// The shared connection, made anew when the last one has closed. Callers wait for one
     /// connection attempt instead of each making their own.
-    async fn shared_http2(&self) -> Result<Http2, ForwardError> {
-        let mut shared = self.shared.lock().await;
+    async fn shared_http2(
+        &self,
+        shared: &tokio::sync::Mutex<Option<Http2>>,
+        purpose: Purpose,
+    ) -> Result<Http2, ForwardError> {
+        let mut shared = shared.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
         let stream = self.dialer.connect().await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(Some(STREAM_WINDOW))
             .initial_connection_window_size(Some(CONNECTION_WINDOW))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ForwardError::Handshake)?;
+        if purpose == Purpose::WebSockets {
+            takes_websockets(&mut connection).await?;
+        }
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
@@ -203,6 +232,21 @@ impl Pool {
         *shared = Some(sender.clone());
         Ok(sender)
     }
+}
+
+/// Waits until the upstream has said that it takes extended CONNECT: on a new connection its
+/// settings are still on their way (RFC 8441 section 3).
+async fn takes_websockets(connection: &mut Connection) -> Result<(), ForwardError> {
+    for _ in 0..SETTINGS_LOOKS {
+        if connection.is_extended_connect_protocol_enabled() {
+            return Ok(());
+        }
+        tokio::select! {
+            ended = &mut *connection => ended.map_err(ForwardError::Handshake)?,
+            () = tokio::time::sleep(SETTINGS_LOOK) => {}
+        }
+    }
+    Err(ForwardError::NoExtendedConnect)
 }
 
 /// A copy of a request that may be sent twice.
