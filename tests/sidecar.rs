@@ -19,9 +19,11 @@ mod sidecar {
     mod ca;
     mod clients;
     mod commands;
+    mod desync;
     mod detect;
     mod dev;
     mod dev_command;
+    mod differential;
     mod drain;
     mod explain;
     mod federation;

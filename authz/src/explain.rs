@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::{
     compile::{
         call::Call,
-        lower::{Conjunct, conjuncts},
+        lower::conjuncts,
+        program::{NodeId, Program},
     },
     decision::Decision,
     engine::{Compiled, Condition, Engine},
@@ -203,12 +204,13 @@ impl Engine {
         mut reached: bool,
         call: &Call<'_>,
     ) -> Vec<ExplainedCondition> {
-        let left_to_cedar = matches!(policy.condition, Condition::Cedar(_));
-        let parts = stack::deep(|| parts(policy.origin.text(), left_to_cedar)).flatten();
-        let mut explained = Vec::new();
-        for (place, (text, expression)) in parts.into_iter().flatten().enumerate() {
+        let Some(parts) = stack::deep(|| self.parts(policy)).flatten() else {
+            return Vec::new();
+        };
+        let mut explained = Vec::with_capacity(parts.tests.len());
+        for (text, test) in parts.tests {
             let outcome = match reached {
-                true => self.condition_outcome(policy, place, expression.as_ref(), call),
+                true => self.outcome_of(&test, &parts.program, call),
                 false => ConditionOutcome::NotReached,
             };
             reached &= outcome == ConditionOutcome::True;
@@ -217,21 +219,40 @@ impl Engine {
         explained
     }
 
-    /// From the same program that decides, or from Cedar where Cedar decides.
-    fn condition_outcome(
-        &self,
-        policy: &Compiled,
-        place: usize,
-        expression: Option<&Expression>,
-        call: &Call<'_>,
-    ) -> ConditionOutcome {
-        let holds = match &policy.condition {
-            Condition::Compiled(places) => self
-                .conditions(*places)
-                .get(place)
-                .and_then(|condition| self.program.holds(*condition, call).ok()),
-            Condition::Cedar(_) => self.cedar_call(call).and_then(|(request, entities)| {
-                match eval_expression(&request, &entities, expression?) {
+    /// The conditions of a policy as they are written, which is not quite how they are decided:
+    /// for Cedar `a > b` is `!(a <= b)`. So they are compiled once more from the text.
+    fn parts(&self, policy: &Compiled) -> Option<Parts> {
+        let tree = Policy::parse(None, policy.origin.text()).ok()?;
+        let tree = tree.to_pst().ok()?;
+        let clauses = tree.body().clauses();
+        let mut lowering = self.lowering();
+        let nodes = match &policy.condition {
+            Condition::Compiled(_) => lowering.clauses(clauses).unwrap_or_default(),
+            Condition::Cedar(_) => Vec::new(),
+        };
+        let tests = conjuncts(clauses).enumerate().map(|(place, conjunct)| {
+            let text = match conjunct.negated {
+                true => format!("!({})", conjunct.expression),
+                false => conjunct.expression.to_string(),
+            };
+            let test = match nodes.get(place) {
+                Some(node) => Test::Compiled(*node),
+                None => Test::Cedar(Expression::from_str(&text).ok()),
+            };
+            (text, test)
+        });
+        Some(Parts {
+            tests: tests.collect(),
+            program: lowering.finish(),
+        })
+    }
+
+    /// From a program where programs decide, from Cedar where Cedar decides.
+    fn outcome_of(&self, test: &Test, program: &Program, call: &Call<'_>) -> ConditionOutcome {
+        let holds = match test {
+            Test::Compiled(node) => program.holds(*node, call).ok(),
+            Test::Cedar(expression) => self.cedar_call(call).and_then(|(request, entities)| {
+                match eval_expression(&request, &entities, expression.as_ref()?) {
                     Ok(EvalResult::Bool(holds)) => Some(holds),
                     _ => None,
                 }
@@ -245,18 +266,17 @@ impl Engine {
     }
 }
 
-/// The conditions of a policy as text and, where Cedar is to evaluate them, as expressions.
-fn parts(policy: &str, expressions: bool) -> Option<Vec<(String, Option<Expression>)>> {
-    let tree = Policy::parse(None, policy).ok()?.to_pst().ok()?;
-    let part = |conjunct: Conjunct<'_>| {
-        let text = match conjunct.negated {
-            true => format!("!({})", conjunct.expression),
-            false => conjunct.expression.to_string(),
-        };
-        let expression = expressions.then(|| Expression::from_str(&text).ok());
-        (text, expression.flatten())
-    };
-    Some(conjuncts(tree.body().clauses()).map(part).collect())
+/// The conditions of one policy, with the program in which the compiled ones stand.
+struct Parts {
+    tests: Vec<(String, Test)>,
+    program: Program,
+}
+
+/// How to tell what comes of a condition.
+enum Test {
+    Compiled(NodeId),
+    /// Of what cannot be read alone there is no expression.
+    Cedar(Option<Expression>),
 }
 
 /// How many parts of the scope match, and which.

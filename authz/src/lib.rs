@@ -29,6 +29,7 @@ mod snapshot;
 mod stack;
 mod store;
 pub mod testing;
+mod tree;
 mod yaml;
 
 pub use action::Action;

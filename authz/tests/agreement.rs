@@ -18,7 +18,9 @@ use support::{
     Call,
     generate::{self, Choices},
 };
-use wayleave_authz::{Decision, Engine, Inputs, PolicyFile, Reference};
+use wayleave_authz::{
+    ConditionOutcome, Decision, Engine, ExplainedPolicy, Explanation, Inputs, PolicyFile, Reference,
+};
 
 const CALLS: usize = 20;
 
@@ -99,6 +101,18 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
+    fn explanations_account_for_decisions(policies in choices(400), calls in choices(100)) {
+        let policies = valid(&generate::policies(&mut Choices::new(&policies)));
+        let engine = Engine::load(&inputs(&policies)).unwrap();
+        let mut calls = Choices::new(&calls);
+        for _ in 0..CALLS / 4 {
+            let call = generate::call(&mut calls);
+            let explanation = call.with_facts(|facts| engine.explain(facts));
+            prop_assert!(is_accounted_for(&explanation), "{}\n{:?}\n{:#?}", policies, call, explanation);
+        }
+    }
+
+    #[test]
     fn adding_a_forbid_never_allows_more(policies in choices(300), calls in choices(300)) {
         let mut choices = Choices::new(&policies);
         let fewer = valid(&generate::policies(&mut choices));
@@ -117,6 +131,22 @@ proptest! {
         let fewer: Vec<_> = more.lines().filter(|line| Some(*line) != victim).collect();
         never_allows_more(&fewer.join("\n"), &more, &calls)?;
     }
+}
+
+/// What an explanation says of the conditions accounts for what it says of the policy.
+fn is_accounted_for(explanation: &Explanation) -> bool {
+    let first_not_true = |policy: &ExplainedPolicy| {
+        let mut outcomes = policy.conditions.iter().map(|condition| condition.outcome);
+        outcomes.find(|outcome| *outcome != ConditionOutcome::True)
+    };
+    let failed = |policy: &ExplainedPolicy| first_not_true(policy) == Some(ConditionOutcome::Error);
+    let applies = |policy: &ExplainedPolicy| {
+        failed(policy) == explanation.errors.contains(policy)
+            && (failed(policy) || policy.obstacle().is_none())
+    };
+    explanation.errors.iter().all(failed)
+        && explanation.determining.iter().all(applies)
+        && explanation.audit.iter().all(applies)
 }
 
 /// What the first policies allow, the second allow as well.

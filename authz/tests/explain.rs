@@ -124,6 +124,38 @@ fn a_policy_left_to_cedar_is_explained_by_cedar() {
     );
 }
 
+/// Cedar decides `a > b` as `!(a <= b)` and `is … in …` as two conditions.
+#[test]
+fn conditions_are_told_as_they_are_written() {
+    let engine = engine(
+        "@id(\"a\") permit (principal, action in Action::\"http:read\", resource) when { true && \
+         true && principal is Workload in SpiffePath::\"spiffe://shop.example\" } unless \
+         { resource.port != 443 } when { resource.port > 443 && context has tls.version };",
+    );
+    let call = Call::http(CART, "GET", "/");
+    let explanation = call.with_facts(|facts| engine.explain(facts));
+    let told: Vec<_> = explanation.nearest_permits[0]
+        .conditions
+        .iter()
+        .map(|condition| (condition.text.as_str(), condition.outcome))
+        .collect();
+    use ConditionOutcome::{False, NotReached, True};
+    assert_eq!(
+        told,
+        [
+            ("true", True),
+            ("true", True),
+            (
+                "principal is Workload in SpiffePath::\"spiffe://shop.example\"",
+                True
+            ),
+            ("!(resource.port != 443)", True),
+            ("resource.port > 443", False),
+            ("context has tls.version", NotReached),
+        ]
+    );
+}
+
 #[test]
 fn it_is_written_for_people_and_for_machines() {
     let call = Call::http(CART, "GET", "/orders/secret");

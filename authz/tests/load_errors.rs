@@ -62,6 +62,33 @@ fn a_mistake_in_a_later_policy_of_a_file_is_told_at_its_own_place() {
 }
 
 #[test]
+fn mistakes_in_a_long_file_are_told_at_their_own_places() {
+    let line = |number: usize| {
+        let comma = if number == 150 { "" } else { "," };
+        let path = match number {
+            70 | 470 => "pth",
+            _ => "path",
+        };
+        format!(
+            "@id(\"p{number}\") permit (principal{comma} action in Action::\"http:read\", resource) \
+             when {{ resource.{path} == \"é\" }};\n"
+        )
+    };
+    let text: String = (1..=500).map(line).collect();
+    let errors = errors(&text);
+    let told: Vec<_> = errors.problems().iter().map(told).collect();
+    let expected = [
+        "70:79 `resource.pth` attr",
+        "150:31 `action` unex",
+        "470:80 `resource.pth` attr",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, start) in told.iter().zip(expected) {
+        assert!(told.starts_with(start), "{told}");
+    }
+}
+
+#[test]
 fn syntax() {
     assert_told(
         "@id(\"a\") permit (principal, action, resource)",

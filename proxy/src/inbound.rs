@@ -31,7 +31,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How a connection begins.
 enum Arrival {
     /// With a handshake in which the caller proved who it is.
-    Proved(Box<Stream>, Peer),
+    Proved(Stream, Peer),
     /// Without TLS, where that is allowed.
     Plain(TcpStream),
     /// It closed before it said a word.
@@ -50,9 +50,12 @@ impl Inbound {
         };
         match arrived {
             Ok(Ok(Arrival::Proved(stream, peer))) => {
-                self.admit(*stream, peer, source, drain).await;
+                // Boxed: what serves a connection is large, and the handshake need not carry it.
+                Box::pin(self.admit(stream, peer, source, drain)).await;
             }
-            Ok(Ok(Arrival::Plain(socket))) => self.admit_plain(socket, source, drain).await,
+            Ok(Ok(Arrival::Plain(socket))) => {
+                Box::pin(self.admit_plain(socket, source, drain)).await;
+            }
             Ok(Ok(Arrival::Gone)) => {}
             Ok(Err(error)) => self.refused(source, &error),
             Err(_) => self.timed_out(source),
@@ -69,7 +72,7 @@ impl Inbound {
             }
         }
         let (stream, peer) = self.tls.accept(socket).await?;
-        Ok(Arrival::Proved(Box::new(stream.into()), peer))
+        Ok(Arrival::Proved(stream.into(), peer))
     }
 
     async fn admit(&self, stream: Stream, peer: Peer, source: SocketAddr, drain: Drain) {

@@ -2,7 +2,10 @@
 //! remembers what reached it, and clients.
 
 pub(crate) mod agent;
+pub(crate) mod application;
 pub(crate) mod client;
+pub(crate) mod corpus;
+pub(crate) mod frames;
 pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod process;

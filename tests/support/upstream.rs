@@ -27,6 +27,8 @@ pub(crate) struct Seen {
     pub(crate) method: Method,
     /// The path with its query.
     pub(crate) target: String,
+    /// The `:authority` of HTTP/2.
+    pub(crate) authority: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
@@ -161,6 +163,7 @@ async fn answer(
             .path_and_query()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        authority: head.uri.authority().map(ToString::to_string),
         headers: head.headers,
         body: body.clone(),
         trailers,

@@ -222,6 +222,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn unary(&mut self, op: UnaryOp, expr: &Expr, depth: u32) -> Lowered {
+        if let (UnaryOp::Not, Some((op, left, right))) = (op, contrary(expr)) {
+            return self.binary(op, left, right, depth);
+        }
         let inner = self.expression(expr, depth)?;
         self.node(match op {
             UnaryOp::Not => Node::Not(inner),
@@ -450,6 +453,20 @@ fn binary_node(op: BinaryOp, left: NodeId, right: NodeId) -> Lowered<Node> {
         BinaryOp::DurationSince => Node::Since(left, right),
         _ => return Err(Unsupported::Operation),
     })
+}
+
+/// The comparison that holds where this one does not: Cedar has `a > b` as `!(a <= b)`.
+fn contrary(expression: &Expr) -> Option<(BinaryOp, &Expr, &Expr)> {
+    let Expr::BinaryOp { op, left, right } = expression else {
+        return None;
+    };
+    let contrary = match op {
+        BinaryOp::Eq => BinaryOp::NotEq,
+        BinaryOp::Less => BinaryOp::GreaterEq,
+        BinaryOp::LessEq => BinaryOp::Greater,
+        _ => return None,
+    };
+    Some((contrary, left, right))
 }
 
 /// One of the conditions that must all hold.

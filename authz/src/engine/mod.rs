@@ -16,7 +16,7 @@ use crate::{
         call::Call,
         fact::Declared,
         index::{Entry, Index, Scope},
-        lower::Unsupported,
+        lower::{Lowering, Unsupported},
         program::{EvalError, NodeId, Operands, Program},
     },
     decision::{Decision, PolicyNames, ReasonCode, Revision},
@@ -102,7 +102,7 @@ pub struct Engine {
     pub(crate) policies: Box<[Compiled]>,
     index: Index,
     conditions: Box<[NodeId]>,
-    pub(crate) program: Program,
+    program: Program,
     snapshot: Snapshot,
     declared: Declared,
     headers_read: Box<[Box<str>]>,
@@ -157,10 +157,11 @@ impl Engine {
         let files = entities::Files::read(&entities, &mut problems);
         let extension = files.extension(&mut problems);
         let extension = LoadErrors::none_or(std::mem::take(&mut problems), extension)?;
-        let schema = schema::parse(&extension.text()).map_err(internal)?;
+        let schema_text = extension.text();
+        let schema = schema::parse(&schema_text).map_err(internal)?;
         let relations = files.relations(&schema, &mut problems);
         let type_names = schema.entity_types().map(ToString::to_string).collect();
-        let policies = load::check(&policies, schema, &mut problems);
+        let policies = load::check(&policies, schema, &schema_text, &mut problems);
         limits::check(&policies, &mut problems);
         literals::check(&policies, &files.groups(), &mut problems);
         let policies = LoadErrors::none_or(problems, policies)?;
@@ -235,6 +236,11 @@ impl Engine {
         Call::new(facts, &self.snapshot, &self.declared)
     }
 
+    /// Compiles conditions for calls on this engine, into a program of their own.
+    pub(crate) fn lowering(&self) -> Lowering<'_> {
+        Lowering::new(&self.snapshot, &self.declared)
+    }
+
     /// Forbids first: where one denies, no permit need be tried.
     fn evaluate(&self, call: &Call<'_>, tally: &mut Tally) {
         let cedar = CedarCall::new();
@@ -280,7 +286,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn conditions(&self, places: Operands) -> &[NodeId] {
+    fn conditions(&self, places: Operands) -> &[NodeId] {
         self.conditions
             .get(places.start as usize..places.end as usize)
             .unwrap_or(&[])

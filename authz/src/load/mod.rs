@@ -2,18 +2,15 @@
 //! Collects every problem before it gives up; touches no file except in [`read`].
 
 mod annotations;
+mod environments;
 mod files;
 mod scan;
+mod validate;
 mod words;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, pst};
-use miette::Diagnostic;
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, pst};
 
 use crate::{
     problem::{Problem, Source},
@@ -27,7 +24,6 @@ pub use files::{PolicyFile, read, read_tests};
 #[derive(Debug)]
 pub(crate) struct CheckedPolicy {
     pub(crate) policy: Policy,
-    /// Its syntax tree, which Cedar parses anew whenever it is asked for.
     pub(crate) tree: Option<pst::Policy>,
     pub(crate) annotations: Annotations,
     pub(crate) origin: Origin,
@@ -70,14 +66,15 @@ struct Parsed {
     base: usize,
 }
 
-/// Checks all policies of all files.
+/// Checks all policies of all files. `schema_text` is what the schema was parsed from.
 pub(crate) fn check(
     sources: &[Source],
     schema: Schema,
+    schema_text: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<CheckedPolicy> {
     let parsed = parse_all(sources, problems);
-    validate(&parsed, schema, problems);
+    problems.extend(validate::validate(&parsed, schema, schema_text));
     let checked = annotate_all(parsed, problems);
     refuse_duplicate_ids(&checked, problems);
     checked
@@ -96,8 +93,9 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
         .collect();
     let parts = stack::deep_parts(&origins, |_, part| {
         let of_one_source = |a: &Origin, b: &Origin| a.source.name() == b.source.name();
-        let chunks = part.chunk_by(of_one_source);
-        chunks.flat_map(parse_together).collect::<Vec<_>>()
+        let of_one_source = part.chunk_by(of_one_source);
+        let together = of_one_source.flat_map(|origins| origins.chunks(TOGETHER));
+        together.flat_map(parse_together).collect::<Vec<_>>()
     });
     let mut parsed = Vec::with_capacity(origins.len());
     for result in parts.into_iter().flatten() {
@@ -109,8 +107,12 @@ fn parse_all(sources: &[Source], problems: &mut Vec<Problem>) -> Vec<Parsed> {
     parsed
 }
 
-/// Parses policies that follow each other in one file. Cedar's parser warms up anew at every
-/// call, so one call for all is several times faster; problems are told policy by policy.
+/// So many policies are parsed at one call. Cedar's parser warms up anew at every call, so a call
+/// for each policy is several times slower; and every place in a policy holds on to the whole
+/// text of its call, which is copied, hashed and compared with each problem.
+const TOGETHER: usize = 64;
+
+/// Parses policies that follow each other in one file; problems are told policy by policy.
 fn parse_together(origins: &[Origin]) -> Vec<Result<Parsed, Vec<Problem>>> {
     match parse_at_once(origins) {
         Some(parsed) => parsed.into_iter().map(Ok).collect(),
@@ -133,7 +135,7 @@ fn parse_at_once(origins: &[Origin]) -> Option<Vec<Parsed>> {
     let parsed = origins.iter().enumerate().map(|(number, origin)| {
         let policy = set.policy(&PolicyId::new(format!("policy{number}")))?;
         Some(Parsed {
-            tree: policy.to_pst().ok(),
+            tree: tree(policy),
             policy: policy.clone(),
             origin: origin.clone(),
             base: first.span.start,
@@ -147,7 +149,7 @@ fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
     scan::within_limits(origin.text()).map_err(|excess| vec![too_much(source, span, &excess)])?;
     match Policy::parse(None, origin.text()) {
         Ok(policy) => Ok(Parsed {
-            tree: policy.to_pst().ok(),
+            tree: tree(&policy),
             policy,
             origin: origin.clone(),
             base: span.start,
@@ -157,6 +159,13 @@ fn parse(origin: &Origin) -> Result<Parsed, Vec<Problem>> {
             .map(|error| words::problem(source, span, span.start, error))
             .collect()),
     }
+}
+
+/// The syntax tree of what Cedar evaluates. `to_pst` would parse the text again for a tree that is
+/// closer to it, at twice the cost of everything else that loading does; Cedar keeps the
+/// conversion from its own tree out of its documentation, and changes it only with its version.
+fn tree(policy: &Policy) -> Option<pst::Policy> {
+    pst::Policy::try_from(policy.as_ref().clone()).ok()
 }
 
 fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Problem {
@@ -177,42 +186,6 @@ fn too_much(source: &Source, span: &Range<usize>, excess: &scan::TooMuch) -> Pro
     source
         .problem(start..span.end, message)
         .with_help("write several policies, or put what they compare with into a set or a group")
-}
-
-/// Strict validation. What Cedar only warns of counts as well: a policy that can never apply,
-/// or whose text deceives the eye, protects nothing, and a warning would scroll away.
-fn validate(parsed: &[Parsed], schema: Schema, problems: &mut Vec<Problem>) {
-    let validator = Validator::new(schema);
-    let found = stack::deep_parts(parsed, |_, part| validate_part(part, &validator));
-    problems.extend(found.into_iter().flatten());
-}
-
-/// Validates some policies, each under its place among them.
-fn validate_part(parsed: &[Parsed], validator: &Validator) -> Vec<Problem> {
-    let numbered = parsed.iter().enumerate().map(|(number, parsed)| {
-        let id = PolicyId::new(number.to_string());
-        parsed.policy.new_id(id)
-    });
-    let Ok(set) = PolicySet::from_policies(numbered) else {
-        return Vec::new();
-    };
-    let result = validator.validate(&set, ValidationMode::Strict);
-    let mut found: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
-    let mut report = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
-        let number: Option<usize> = AsRef::<str>::as_ref(id).parse().ok();
-        if let Some((number, policy)) = number.and_then(|n| Some((n, parsed.get(n)?))) {
-            let Origin { source, span } = &policy.origin;
-            let problem = words::problem(source, span, policy.base, diagnostic);
-            found.entry(number).or_default().push(problem);
-        }
-    };
-    for error in result.validation_errors() {
-        report(error.policy_id(), error);
-    }
-    for warning in result.validation_warnings() {
-        report(warning.policy_id(), warning);
-    }
-    found.into_values().flat_map(words::settle).collect()
 }
 
 fn annotate_all(parsed: Vec<Parsed>, problems: &mut Vec<Problem>) -> Vec<CheckedPolicy> {

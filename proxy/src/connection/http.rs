@@ -29,14 +29,16 @@ trait Drivable: Future<Output = hyper::Result<()>> {
 pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connection>) {
     let io = TokioIo::new(stream);
     let shared = Arc::clone(&connection);
-    let service = service_fn(move |request| Arc::clone(&shared).call(request));
     let limits = &connection.gate.limits;
     let result = match version {
         Alpn::Http1 => {
+            let service = service_fn(move |request| Arc::clone(&shared).call(request));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
         }
         Alpn::Http2 => {
+            // Boxed: hyper makes a task of each call, and moves it some times before it runs.
+            let service = service_fn(move |request| Box::pin(Arc::clone(&shared).call(request)));
             let serving = http2(limits).serve_connection(io, service);
             drive(serving, &connection).await
         }

@@ -9,13 +9,15 @@ use http::header::{
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+use hyper::body::Body;
 use wayleave_certs::{Peer, Svid};
 
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::protocol::accepts_trailers;
 
 /// The verified caller, in Envoy's format.
-pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(crate) const XFCC: HeaderName = HeaderName::from_static(XFCC_NAME);
+const XFCC_NAME: &str = "x-forwarded-client-cert";
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -45,12 +47,36 @@ pub(crate) enum Upgrade {
 
 /// Makes a request's headers those that will be forwarded, but for the caller's identity.
 pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
+    if upgrade == Upgrade::Strip && !headers.keys().any(is_changed) {
+        return;
+    }
     let trailers = accepts_trailers(headers);
     strip_hop_by_hop(headers, upgrade);
     headers.remove(EXPECT);
-    headers.remove(XFCC);
+    remove_caller(headers);
+    join_cookies(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Whether a request with this field is not forwarded as it is. Most have none such: comparing
+/// names is cheaper than looking each up by its hash.
+fn is_changed(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "expect" | "cookie") || names_caller(name) || is_hop_by_hop(name)
+}
+
+/// Whether a field is read as [`XFCC`] by CGI or by what descends from it (WSGI, Rack, PHP),
+/// which make no difference between `-` and `_`.
+fn names_caller(name: &HeaderName) -> bool {
+    let same = |(sent, ours): (u8, u8)| sent == ours || (sent == b'_' && ours == b'-');
+    let sent = name.as_str();
+    sent.len() == XFCC_NAME.len() && sent.bytes().zip(XFCC_NAME.bytes()).all(same)
+}
+
+fn remove_caller(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| names_caller(name)).cloned() {
+        headers.remove(name);
     }
 }
 
@@ -58,7 +84,7 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
 /// is what makes an HTTP/1.1 server send the trailers that we carry.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
     // Most messages have none: comparing names is cheaper than looking each up by its hash.
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    if headers.keys().any(is_hop_by_hop) {
         strip_nominated(headers);
         for name in &HOP_BY_HOP {
             headers.remove(name);
@@ -68,6 +94,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP
+        .iter()
+        .any(|field| field.as_str() == name.as_str())
 }
 
 /// Removes what `Connection` names, but never the host: a request without it has no reading.
@@ -120,7 +152,7 @@ fn printable(character: char) -> char {
 }
 
 /// Writes the request's target and host in the form that the upstream's protocol wants.
-pub(super) fn address<B>(request: &mut Request<B>, upstream: &UpstreamConfig) {
+pub(super) fn address<B: Body>(request: &mut Request<B>, upstream: &UpstreamConfig) {
     let authority = request.uri().authority().cloned();
     match upstream.protocol {
         UpstreamProtocol::Http1 => to_http1(request, authority),
@@ -128,7 +160,7 @@ pub(super) fn address<B>(request: &mut Request<B>, upstream: &UpstreamConfig) {
     }
 }
 
-fn to_http1<B>(request: &mut Request<B>, authority: Option<Authority>) {
+fn to_http1<B: Body>(request: &mut Request<B>, authority: Option<Authority>) {
     *request.version_mut() = Version::HTTP_11;
     if let Some(authority) = authority {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -139,7 +171,19 @@ fn to_http1<B>(request: &mut Request<B>, authority: Option<Authority>) {
         parts.authority = None;
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     }
-    join_cookies(request.headers_mut());
+    announce_chunks(request);
+}
+
+/// Says that a body of unknown length comes in chunks.
+///
+/// SECURITY: unless told, hyper takes GET and HEAD for requests without a body and drops it:
+/// the upstream would see another request than the caller made.
+fn announce_chunks<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
 }
 
 fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>) {
@@ -154,7 +198,8 @@ fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// HTTP/2 may split cookies into several fields; HTTP/1.1 has one (RFC 9113 section 8.2.3).
+/// HTTP/2 may split cookies into several fields; a server reads one (RFC 9113 section 8.2.3),
+/// and so does policy.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut values = headers.get_all(COOKIE).iter();
     let (Some(first), Some(_)) = (values.next(), values.next()) else {
@@ -173,6 +218,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use futures_util::StreamExt;
+    use http::Method;
+    use http_body_util::{BodyExt, Empty, Full};
+    use hyper::body::Frame;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -217,6 +267,31 @@ mod tests {
     }
 
     #[test]
+    fn a_client_cannot_name_itself_by_another_spelling() {
+        for spelling in [
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "x-forwarded_client-cert",
+            "X_Forwarded-Client-Cert",
+        ] {
+            let mut headers = headers(&[("x-forwarded-client-certs", "1"), ("x_kept", "1")]);
+            let name = HeaderName::from_bytes(spelling.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_static("URI=spiffe://shop/admin"));
+            clean_request(&mut headers, Upgrade::Strip);
+            let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(left, ["x-forwarded-client-certs", "x_kept"], "{spelling}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_one_field_before_policy_is_asked() {
+        let mut headers = headers(&[("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2")]);
+        clean_request(&mut headers, Upgrade::Strip);
+        let cookies: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
     fn keeps_what_trailers_need() {
         let mut headers = headers(&[("te", "trailers, deflate"), ("trailer", "x-sum")]);
         clean_request(&mut headers, Upgrade::Strip);
@@ -233,19 +308,36 @@ mod tests {
     }
 
     #[test]
-    fn http_2_becomes_http_1_with_its_host_and_one_cookie() {
+    fn http_2_becomes_http_1_with_its_host() {
         let mut request = Request::get("https://Orders:8443/a?b=c")
             .version(Version::HTTP_2)
-            .header("cookie", "a=1")
-            .header("cookie", "b=2")
-            .body(())
+            .body(Empty::<Bytes>::new())
             .unwrap();
         let authority = request.uri().authority().cloned();
         to_http1(&mut request, authority);
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.headers()[HOST], "Orders:8443");
-        assert_eq!(request.headers()[COOKIE], "a=1; b=2");
         assert_eq!(request.version(), Version::HTTP_11);
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_announced_whatever_the_method() {
+        let known = Full::from("abc").boxed();
+        let unknown = known_only_to_end(Full::from("abc")).boxed();
+        let none = Empty::<Bytes>::new().boxed();
+        for (body, announced) in [(known, false), (unknown, true), (none, false)] {
+            let mut request = Request::new(body);
+            *request.method_mut() = Method::GET;
+            to_http1(&mut request, None);
+            assert_eq!(request.headers().contains_key(TRANSFER_ENCODING), announced);
+        }
+    }
+
+    /// The same body, as one whose length nobody has told.
+    fn known_only_to_end(
+        body: Full<Bytes>,
+    ) -> impl Body<Data = Bytes, Error = std::convert::Infallible> {
+        http_body_util::StreamBody::new(body.into_data_stream().map(|data| data.map(Frame::data)))
     }
 
     #[test]

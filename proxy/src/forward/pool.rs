@@ -119,7 +119,8 @@ impl Pool {
                 },
             }
         }
-        let mut sender = self.connect_http1().await?;
+        // Boxed: a call that finds a connection need not carry what it takes to make one.
+        let mut sender = Box::pin(self.connect_http1()).await?;
         let response = sender
             .send_request(request)
             .await

@@ -27,22 +27,25 @@ pub(crate) enum Shape {
     Tcp,
 }
 
-/// One call.
+/// One call. It outlives its request by way of its record, so it keeps nothing of the request's
+/// own memory: a slice of a connection's read buffer would hold all of that buffer.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     shape: Shape,
-    host: Box<str>,
+    /// Host, path, query and trace id, one behind the other.
+    text: Box<str>,
+    host_end: usize,
     /// What only a request has.
     request: Option<RequestHead>,
 }
 
-/// Method, target and trace are shared with the request, not copied.
 #[derive(Debug, Clone)]
 struct RequestHead {
     method: Method,
-    target: PathAndQuery,
     version: Version,
-    traceparent: Option<HeaderValue>,
+    path_end: usize,
+    /// Where the query ends, which begins behind the path without its `?`.
+    query_end: Option<usize>,
 }
 
 impl Call {
@@ -63,20 +66,38 @@ impl Call {
         if !(target.path() == "*" && head.method == Method::OPTIONS) {
             canonical::check_path(target.path())?;
         }
-        Ok(Self {
+        Ok(Self::of_request(shape, host, target, head))
+    }
+
+    fn of_request(shape: Shape, host: &str, target: &PathAndQuery, head: &Parts) -> Self {
+        let (path, query) = (target.path(), target.query());
+        let trace = trace_id(&head.headers).unwrap_or_default();
+        let room = host.len() + path.len() + query.map_or(0, str::len) + trace.len();
+        let mut text = String::with_capacity(room);
+        text.push_str(host);
+        text.make_ascii_lowercase();
+        text.push_str(path);
+        let path_end = text.len();
+        let query_end = query.map(|query| {
+            text.push_str(query);
+            text.len()
+        });
+        text.push_str(trace);
+        Self {
             shape,
-            host,
+            text: text.into_boxed_str(),
+            host_end: host.len(),
             request: Some(RequestHead {
                 // One handshake, whichever version it came in: the method is that of HTTP/1.1.
                 method: match shape {
                     Shape::WebSocket => Method::GET,
                     _ => head.method.clone(),
                 },
-                target: target.clone(),
                 version: head.version,
-                traceparent: head.headers.get(&TRACEPARENT).cloned(),
+                path_end,
+                query_end,
             }),
-        })
+        }
     }
 
     /// A connection to `host` whose bytes are not looked into; empty where nobody said to whom.
@@ -84,7 +105,8 @@ impl Call {
         let host = host.strip_suffix('.').unwrap_or(host);
         Self {
             shape: Shape::Tcp,
-            host: host.to_ascii_lowercase().into(),
+            text: host.to_ascii_lowercase().into(),
+            host_end: host.len(),
             request: None,
         }
     }
@@ -101,18 +123,20 @@ impl Call {
 
     /// The host asked for: lower case, without port and trailing dot.
     pub(crate) fn host(&self) -> &str {
-        &self.host
+        self.text.get(..self.host_end).unwrap_or_default()
     }
 
     /// The path, percent-encoded, as the upstream sees it; empty for what is no request.
     pub(crate) fn path(&self) -> &str {
-        let request = self.request.as_ref();
-        request.map_or("", |request| request.target.path())
+        let end = self.request.as_ref().map(|request| request.path_end);
+        let path = end.and_then(|end| self.text.get(self.host_end..end));
+        path.unwrap_or_default()
     }
 
     /// The query without its `?`.
     pub(crate) fn query(&self) -> Option<&str> {
-        self.request.as_ref()?.target.query()
+        let request = self.request.as_ref()?;
+        self.text.get(request.path_end..request.query_end?)
     }
 
     /// What the caller speaks, as records name it: `1.0`, `1.1` or `2` for HTTP, or `tcp`.
@@ -134,16 +158,22 @@ impl Call {
         Some(Rpc { service, method })
     }
 
-    /// The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2).
+    /// The trace id that the caller sent, where it is well-formed.
     pub(crate) fn trace_id(&self) -> Option<&str> {
-        let value = self.request.as_ref()?.traceparent.as_ref()?;
-        let value = value.to_str().ok()?;
-        let mut fields = value.split('-');
-        let (_version, trace_id) = (fields.next()?, fields.next()?);
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let valid = trace_id.len() == 32 && trace_id.bytes().all(digit);
-        (valid && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
+        let request = self.request.as_ref()?;
+        let start = request.query_end.unwrap_or(request.path_end);
+        self.text.get(start..).filter(|trace| !trace.is_empty())
     }
+}
+
+/// The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2).
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(&TRACEPARENT)?.to_str().ok()?;
+    let mut fields = value.split('-');
+    let (_version, trace_id) = (fields.next()?, fields.next()?);
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let valid = trace_id.len() == 32 && trace_id.bytes().all(digit);
+    (valid && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
 }
 
 impl Shape {

@@ -84,6 +84,9 @@ impl Ambiguity {
 /// The first rule that the path breaks.
 pub(crate) fn check_path(path: &str) -> Result<(), Ambiguity> {
     let bytes = path.as_bytes();
+    if is_plain(bytes) {
+        return Ok(());
+    }
     if bytes.first() != Some(&b'/') {
         return Err(Ambiguity::TargetForm);
     }
@@ -94,6 +97,20 @@ pub(crate) fn check_path(path: &str) -> Result<(), Ambiguity> {
         decoded.decode_utf8().map_err(|_| Ambiguity::PathNotUtf8)?;
     }
     Ok(())
+}
+
+/// Whether a path has nothing in it that any rule looks at, as most paths have not. What is not
+/// plain may still be good.
+fn is_plain(path: &[u8]) -> bool {
+    let mut before = 0;
+    let mut plain = path.first() == Some(&b'/');
+    for &byte in path {
+        let at_start = before == b'/' && matches!(byte, b'/' | b'.');
+        let known = byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_');
+        plain &= known & !at_start;
+        before = byte;
+    }
+    plain
 }
 
 /// Checks every byte and escape; tells whether there was an escape at all.
@@ -171,13 +188,16 @@ fn check_segments(path: &str) -> Result<(), Ambiguity> {
     Ok(())
 }
 
-/// The request's host, as it is compared: lower case, without port and trailing dot.
+/// The request's host as it was sent, without port and trailing dot. It is compared in lower case.
 ///
 /// `target` is the authority of an absolute-form target or of `:authority`.
 ///
 /// # Errors
 /// When there is no host, more than one, two that differ, or one that is not a host.
-pub(crate) fn host(headers: &HeaderMap, target: Option<&Authority>) -> Result<Box<str>, Ambiguity> {
+pub(crate) fn host<'a>(
+    headers: &'a HeaderMap,
+    target: Option<&'a Authority>,
+) -> Result<&'a str, Ambiguity> {
     let mut values = headers.get_all(HOST).iter();
     let header = values.next();
     if values.next().is_some() {
@@ -198,7 +218,7 @@ pub(crate) fn host(headers: &HeaderMap, target: Option<&Authority>) -> Result<Bo
     }
 }
 
-fn canonical_host(authority: &str) -> Result<Box<str>, Ambiguity> {
+fn canonical_host(authority: &str) -> Result<&str, Ambiguity> {
     let host = split_port(authority).ok_or(Ambiguity::HostInvalid)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
@@ -207,19 +227,23 @@ fn canonical_host(authority: &str) -> Result<Box<str>, Ambiguity> {
         .and_then(|rest| rest.strip_suffix(']'));
     let valid = match literal {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(name),
+        None => host.len() <= 253 && host.bytes().all(name) && !host.split('.').any(str::is_empty),
     };
     if !valid {
         return Err(Ambiguity::HostInvalid);
     }
-    Ok(host.to_ascii_lowercase().into_boxed_str())
+    Ok(host)
 }
 
 /// The host of `host[:port]`; nothing when the port is not a port.
 fn split_port(authority: &str) -> Option<&str> {
-    let end = match authority.rfind(']') {
-        Some(bracket) => bracket + 1,
-        None => authority.find(':').unwrap_or(authority.len()),
+    let bytes = authority.as_bytes();
+    let end = match bytes.first() {
+        Some(b'[') => bytes.iter().position(|byte| *byte == b']')? + 1,
+        _ => bytes
+            .iter()
+            .position(|byte| *byte == b':')
+            .unwrap_or(bytes.len()),
     };
     let (host, port) = authority.split_at_checked(end)?;
     match port.strip_prefix(':') {
@@ -304,6 +328,14 @@ mod tests {
         }
 
         #[test]
+        fn a_plain_path_breaks_no_rule(path in "/?[/a.B0_-]{0,10}") {
+            if is_plain(path.as_bytes()) {
+                prop_assert!(check_bytes(path.as_bytes()).is_ok());
+                prop_assert!(check_segments(&path).is_ok());
+            }
+        }
+
+        #[test]
         fn any_path_is_answered(path in any::<String>()) {
             let _ = check_path(&path);
         }
@@ -315,16 +347,16 @@ mod tests {
             headers.append(HOST, HeaderValue::from_str(value).unwrap());
         }
         let target = target.map(|t| t.parse::<Authority>().unwrap());
-        host(&headers, target.as_ref()).map(String::from)
+        host(&headers, target.as_ref()).map(str::to_owned)
     }
 
     #[test]
-    fn host_is_lower_case_without_port_and_trailing_dot() {
-        assert_eq!(host_of(&["Orders.Shop:8443"], None).unwrap(), "orders.shop");
+    fn host_is_without_port_and_trailing_dot() {
+        assert_eq!(host_of(&["Orders.Shop:8443"], None).unwrap(), "Orders.Shop");
         assert_eq!(host_of(&["orders.shop."], None).unwrap(), "orders.shop");
         assert_eq!(host_of(&["[::1]:8443"], None).unwrap(), "[::1]");
         assert_eq!(host_of(&[], Some("orders:1")).unwrap(), "orders");
-        assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "orders");
+        assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "Orders");
     }
 
     #[test]
@@ -334,7 +366,8 @@ mod tests {
         assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
         assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
         for bad in [
-            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80",
+            "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80", ".", "a..",
+            "a..b", ".a",
         ] {
             assert_eq!(host_of(&[bad], None), Err(HostInvalid), "{bad}");
         }

@@ -2,6 +2,7 @@
 //! where there is one. No label holds a SPIFFE ID or a path: callers choose those.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::Method;
 use prometheus_client::encoding::text::encode;
@@ -14,10 +15,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use wayleave_certs::IdentityReader;
 
-use wayleave_authz::{Decision, Effect};
+use wayleave_authz::Effect;
 
 use super::DecisionRecord;
-use crate::protocol::Call;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -290,45 +290,44 @@ impl Metrics {
         text
     }
 
-    pub(super) fn record(&self, record: &DecisionRecord) {
-        self.decisions
-            .get_or_create(&DecisionLabels {
-                listener: record.listener.to_string(),
-                effect: record.effect.as_str(),
-                reason_code: record.reason_code,
-            })
-            .inc();
-        let is_tcp = record
-            .call
-            .as_ref()
-            .is_some_and(|call| call.method().is_none());
-        if is_tcp {
-            self.record_tcp(record);
-        } else {
-            self.requests
-                .get_or_create(&RequestLabels {
-                    method: record.call.as_ref().map_or("_OTHER", method_label),
-                    status: record.status.unwrap_or(0),
-                    error: record.failure.map(super::Failure::as_str),
-                })
-                .observe(record.call_time.as_secs_f64());
-        }
-        let would_have = record.decision.as_ref().and_then(Decision::would_have);
-        if let Some(would_have) = would_have {
-            let (listener, would_have) = (record.listener.to_string(), would_have.as_str());
-            let labels = AuditLabels {
-                listener,
-                would_have,
-            };
-            self.audited.get_or_create(&labels).inc();
-        }
-        if record.decision.is_some() {
-            self.decision_time
-                .observe(record.decision_time.as_secs_f64());
-        }
+    /// Where decisions like that of `record` are counted.
+    pub(super) fn decisions_like(&self, record: &DecisionRecord) -> Counter {
+        let labels = DecisionLabels {
+            listener: record.listener.to_string(),
+            effect: record.effect.as_str(),
+            reason_code: record.reason_code,
+        };
+        self.decisions.get_or_create_owned(&labels)
     }
 
-    fn record_tcp(&self, record: &DecisionRecord) {
+    /// Where the time of requests like that of `record` is counted; none for what is no request.
+    pub(super) fn requests_like(&self, record: &DecisionRecord) -> Option<Histogram> {
+        let method = match &record.call {
+            None => "_OTHER",
+            Some(call) => method_label(call.method()?),
+        };
+        let labels = RequestLabels {
+            method,
+            status: record.status.unwrap_or(0),
+            error: record.failure.map(super::Failure::as_str),
+        };
+        Some(self.requests.get_or_create_owned(&labels))
+    }
+
+    pub(super) fn decision_took(&self, time: Duration) {
+        self.decision_time.observe(time.as_secs_f64());
+    }
+
+    pub(super) fn audited(&self, listener: &str, would_have: Effect) {
+        let labels = AuditLabels {
+            listener: listener.to_owned(),
+            would_have: would_have.as_str(),
+        };
+        self.audited.get_or_create(&labels).inc();
+    }
+
+    /// Counts a TCP connection.
+    pub(super) fn tcp_connection(&self, record: &DecisionRecord) {
         let listener = record.listener.to_string();
         let effect = record.effect;
         let labels = TcpLabels {
@@ -447,10 +446,7 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn method_label(call: &Call) -> &'static str {
-    let Some(method) = call.method() else {
-        return "_OTHER";
-    };
+fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

@@ -5,11 +5,14 @@
 //! serialises, counts and writes, so that no decision waits for a disk.
 
 mod calls;
+mod decision_id;
 mod decision_record;
+mod json;
 pub(crate) mod metrics;
 mod queue;
 mod recent;
 pub(crate) mod replay;
+mod tally;
 mod text;
 mod writer;
 
@@ -42,10 +45,11 @@ impl Recorder {
 
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
-        let record = DecisionRecord::new(Uuid::now_v7(), SystemTime::now(), origin);
+        let time = SystemTime::now();
+        let record = DecisionRecord::new(decision_id::next(time), time, origin);
         origin.calls.begin();
         Entry {
-            record: Some(Box::new(record)),
+            record: Some(self.queue.boxed(record)),
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::metrics::Metrics;
-use super::{DecisionRecord, Queue, Recent, text};
+use super::tally::Tally;
+use super::{DecisionRecord, Queue, Recent, json, text};
 
 /// Where decision records go and in which form.
 pub(crate) enum Output {
@@ -57,7 +58,8 @@ impl Writer {
         let work = Work {
             output,
             recent,
-            metrics,
+            tally: Tally::new(metrics),
+            json: json::Writer::default(),
             buffer: Vec::new(),
             failing: false,
         };
@@ -80,7 +82,8 @@ impl Writer {
 struct Work {
     output: Output,
     recent: Arc<Recent>,
-    metrics: Arc<Metrics>,
+    tally: Tally,
+    json: json::Writer,
     buffer: Vec<u8>,
     failing: bool,
 }
@@ -91,14 +94,15 @@ impl Work {
         let mut told = 0;
         while queue.take(&mut batch) {
             for record in &batch {
-                self.metrics.record(record);
+                self.tally.count(record);
                 self.render(record);
             }
-            self.recent.keep(&mut batch);
             self.flush();
+            self.recent.keep(&mut batch);
+            queue.reuse(&mut batch);
             let dropped = queue.dropped();
             if dropped > told {
-                self.metrics.records_dropped(dropped - told);
+                self.tally.metrics().records_dropped(dropped - told);
                 tracing::warn!(
                     dropped = dropped - told,
                     "decision records dropped: the output is too slow"
@@ -111,13 +115,8 @@ impl Work {
     fn render(&mut self, record: &DecisionRecord) {
         match &self.output {
             Output::Json(_) => {
-                let began = self.buffer.len();
-                if let Err(error) = serde_json::to_writer(&mut self.buffer, record) {
-                    self.buffer.truncate(began);
-                    tracing::error!(%error, "a decision record cannot be serialised");
-                } else {
-                    self.buffer.push(b'\n');
-                }
+                self.json.write(record, &mut self.buffer);
+                self.buffer.push(b'\n');
             }
             Output::Text { colour, .. } => {
                 self.buffer
@@ -138,7 +137,7 @@ impl Work {
         match result {
             Ok(()) => self.failing = false,
             Err(error) => {
-                self.metrics.record_write_failed();
+                self.tally.metrics().record_write_failed();
                 if !self.failing {
                     tracing::error!(%error, "decision records cannot be written");
                 }

@@ -1,0 +1,182 @@
+"""WebSocket conformance: the Autobahn cases, as the PyPI package `kosoku` runs them.
+
+    websocket.py echo                                  serves, and prints its port
+    websocket.py fuzz PORT SIDECAR SVID KEY BUNDLE     the cases against that server, directly
+                                                       and through a sidecar
+    websocket.py cases                                 serves the cases at two ports, prints
+                                                       them, and judges
+    websocket.py client PORT SIDECAR SVID KEY BUNDLE   meets the cases at one port directly,
+                                                       at the other through a sidecar
+
+A sidecar carries what it does not read: every case must have the verdict that it has without
+the sidecar.
+"""
+
+import asyncio
+import collections
+import logging
+import ssl
+import sys
+
+from kosoku import FailureError, run_fuzzingclient, run_fuzzingserver
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+LARGEST = 64 * 1024 * 1024
+PASSED = ("OK", "NON-STRICT", "INFORMATIONAL")
+# Of each way to compress, the smallest of its eighteen kinds of message and no more: all of
+# them take minutes.
+CASES = [
+    *(f"{group}.*" for group in (1, 2, 3, 4, 5, 6, 7, 9, 10)),
+    *(f"12.{way}.1" for way in range(1, 6)),
+    *(f"13.{way}.1" for way in range(1, 8)),
+]
+AT_LEAST = 313
+LIFETIME = 300
+
+Verdict = tuple[str, str]
+
+
+async def echo() -> None:
+    async def answer(socket) -> None:
+        try:
+            async for message in socket:
+                await socket.send(message)
+        except ConnectionClosed:
+            pass
+
+    # The cases break the protocol on purpose, which the server would tell at length.
+    logging.getLogger("websockets").addHandler(logging.NullHandler())
+    logging.getLogger("websockets").propagate = False
+    async with serve(answer, "127.0.0.1", 0, max_size=LARGEST) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.sleep(LIFETIME)
+
+
+def mutual_tls(svid: str, key: str, bundle: str) -> ssl.SSLContext:
+    tls = ssl.create_default_context(cafile=bundle)
+    tls.load_cert_chain(svid, key)
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except (ConnectionError, ssl.SSLError):
+        pass
+    writer.close()
+
+
+async def relay(port: int, tls: ssl.SSLContext) -> asyncio.Server:
+    """A client certificate for clients that have none: plain bytes in, mutual TLS out."""
+
+    async def carry(reader, writer) -> None:
+        inner = await asyncio.open_connection("localhost", port, ssl=tls)
+        await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
+
+    return await asyncio.start_server(carry, "127.0.0.1", 0)
+
+
+async def verdicts(port: int) -> dict[str, Verdict]:
+    url = f"ws://127.0.0.1:{port}/ws"
+    try:
+        return judged(await run_fuzzingclient(url, CASES, concurrency=8))
+    except FailureError as failure:
+        return judged(failure.results)
+
+
+def judged(results) -> dict[str, Verdict]:
+    return {
+        result.case_id: (result.behavior.value, result.behavior_close.value)
+        for result in results
+    }
+
+
+async def fuzz(port: int, sidecar: int, tls: ssl.SSLContext) -> None:
+    direct = await verdicts(port)
+    async with await relay(sidecar, tls) as between:
+        through = await verdicts(between.sockets[0].getsockname()[1])
+    compare("a server", direct, through)
+
+
+def compare(peer: str, direct: dict[str, Verdict], through: dict[str, Verdict]) -> None:
+    counts = collections.Counter(behavior for behavior, _ in through.values())
+    print(
+        f"websocket: {len(through)} cases against {peer}:",
+        ", ".join(f"{count} {name}" for name, count in counts.most_common()),
+        flush=True,
+    )
+    failing = [case for case, (verdict, _) in direct.items() if verdict not in PASSED]
+    if failing:
+        print("websocket: without the sidecar too:", " ".join(failing), flush=True)
+    differing = [
+        f"websocket: {case}: {verdict} directly, {through.get(case)} through the sidecar"
+        for case, verdict in direct.items()
+        if through.get(case) != verdict
+    ]
+    if differing or len(through) < AT_LEAST:
+        sys.exit("\n".join([*differing, f"{len(through)} cases"]))
+
+
+async def cases() -> None:
+    async with run_fuzzingserver(CASES, port=0) as one, run_fuzzingserver(CASES, port=0) as other:
+        print(one.port, other.port, flush=True)
+        direct, through = await asyncio.gather(results(one), results(other))
+    compare("a client", direct, through)
+
+
+async def results(server) -> dict[str, Verdict]:
+    try:
+        return judged(await server.get_result())
+    except FailureError as failure:
+        return judged(failure.results)
+
+
+async def client(direct: int, sidecar: int, tls: ssl.SSLContext) -> None:
+    await meet(f"ws://127.0.0.1:{direct}", None)
+    await meet(f"wss://localhost:{sidecar}", tls)
+
+
+async def meet(server: str, tls: ssl.SSLContext | None) -> None:
+    """Echoes what each case sends, as Autobahn asks a client to do."""
+
+    def reach(path: str):
+        return connect(server + path, ssl=tls, max_size=LARGEST)
+
+    async with reach("/getCaseCount") as socket:
+        count = int(await socket.recv())
+    limit = asyncio.Semaphore(8)
+
+    async def run(number: int) -> None:
+        async with limit:
+            try:
+                async with reach(f"/runCase?case={number}&agent=websockets") as socket:
+                    async for message in socket:
+                        await socket.send(message)
+            except (ConnectionClosed, InvalidHandshake):
+                pass
+
+    await asyncio.gather(*(run(number) for number in range(1, count + 1)))
+    async with reach("/updateReports?agent=websockets") as socket:
+        await socket.wait_closed()
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["echo"]:
+            asyncio.run(echo())
+        case ["fuzz", port, sidecar, *papers]:
+            asyncio.run(fuzz(int(port), int(sidecar), mutual_tls(*papers)))
+        case ["cases"]:
+            asyncio.run(cases())
+        case ["client", port, sidecar, *papers]:
+            asyncio.run(client(int(port), int(sidecar), mutual_tls(*papers)))
+        case _:
+            sys.exit(__doc__)
+
+
+main(sys.argv[1:])
