@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ::http::header::EXPECT;
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use wayleave_certs::Alpn;
 
@@ -120,23 +120,25 @@ impl Connection {
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
+        // How a refusal is told: gRPC itself exists over HTTP/2 only.
+        let told = match shape {
+            Shape::Grpc if version != Version::HTTP_2 => Shape::Http,
+            shape => shape,
+        };
         let expects = head.headers.contains_key(EXPECT);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
                 return Ok(denial
-                    .into_response(shape, connection)
+                    .into_response(told, connection)
                     .map(ResponseBody::own));
             }
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
         let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
-        Ok(
-            answer
-                .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
-        )
+        Ok(answer.unwrap_or_else(|denial| denial.into_response(told, left).map(ResponseBody::own)))
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.

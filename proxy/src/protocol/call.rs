@@ -18,7 +18,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) enum Shape {
     /// A request and its response.
     Http,
-    /// A gRPC call over HTTP/2: denials are told in trailers.
+    /// A gRPC call, as far as its content type tells: denials are told in trailers.
     Grpc,
     /// A WebSocket handshake: an HTTP/1.1 upgrade (RFC 6455 section 4.1) or an extended CONNECT
     /// of HTTP/2 (RFC 8441 section 5).
@@ -182,8 +182,10 @@ impl Shape {
         match head.version {
             Version::HTTP_2 if connects_to_websocket(head) => Self::WebSocket,
             Version::HTTP_2 if head.method == Method::CONNECT => Self::Http,
-            Version::HTTP_2 if grpc::is_grpc(&head.headers) => Self::Grpc,
             Version::HTTP_11 if upgrades_to_websocket(head) => Self::WebSocket,
+            // SECURITY: also over HTTP/1.1, which may go on as HTTP/2; and no other method, or a
+            // content type would make a call of whatever a policy says of DELETE.
+            _ if head.method == Method::POST && grpc::is_grpc(&head.headers) => Self::Grpc,
             _ => Self::Http,
         }
     }
@@ -294,18 +296,22 @@ mod tests {
     }
 
     #[test]
-    fn knows_grpc_only_over_http_2() {
-        let request = |version| {
-            Request::post("/pkg.Service/Method")
+    fn a_grpc_call_is_a_post_by_its_content_type_whatever_the_version() {
+        let request = |method, version| {
+            Request::builder()
+                .method(method)
+                .uri("/pkg.Service/Method")
                 .version(version)
                 .header("host", "a")
                 .header("content-type", "application/grpc+proto")
         };
-        assert_eq!(read(request(Version::HTTP_2)).unwrap().shape(), Shape::Grpc);
-        assert_eq!(
-            read(request(Version::HTTP_11)).unwrap().shape(),
-            Shape::Http
-        );
+        for version in [Version::HTTP_2, Version::HTTP_11] {
+            let shape = |method| read(request(method, version)).unwrap().shape();
+            assert_eq!(shape("POST"), Shape::Grpc);
+            for method in ["GET", "DELETE", "PUT", "post"] {
+                assert_eq!(shape(method), Shape::Http, "{method}");
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What gRPC adds to HTTP/2: how a call is recognised and how a refusal is told.
+//! What gRPC adds to HTTP: how a call is recognised and how a refusal is told.
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -7,16 +7,23 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 /// What `grpc-message` escapes: everything outside printable ASCII, and `%`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Whether the content type is gRPC's (`application/grpc`, `application/grpc+proto`, ...).
+const GRPC: &[u8] = b"application/grpc";
+
+/// Whether a content type is gRPC's (`application/grpc`, `application/grpc+proto`, ...), in any
+/// case and in any value: what a server might take for one is one.
 /// gRPC-Web is another protocol and is treated as plain HTTP.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    match value.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
-        None => false,
-    }
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    values.any(|value| {
+        let value = value.as_bytes().trim_ascii_start();
+        match value.split_at_checked(GRPC.len()) {
+            Some((name, rest)) => {
+                name.eq_ignore_ascii_case(GRPC)
+                    && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t' | b','))
+            }
+            None => false,
+        }
+    })
 }
 
 /// The gRPC status code that goes with an answer of ours.
@@ -52,8 +59,17 @@ mod tests {
         assert!(recognised("application/grpc"));
         assert!(recognised("application/grpc+json"));
         assert!(recognised("application/grpc; charset=utf-8"));
+        assert!(recognised("Application/gRPC+proto"));
         assert!(!recognised("application/grpc-web"));
         assert!(!recognised("application/json"));
+    }
+
+    #[test]
+    fn no_value_of_a_repeated_content_type_hides_another() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_TYPE, "application/json".parse().unwrap());
+        headers.append(CONTENT_TYPE, "application/grpc".parse().unwrap());
+        assert!(is_grpc(&headers));
     }
 
     #[test]
