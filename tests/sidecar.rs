@@ -33,6 +33,7 @@ mod sidecar {
     mod identity;
     mod identity_docs;
     mod inspect;
+    mod interim;
     mod limits;
     mod permissive;
     mod policy;

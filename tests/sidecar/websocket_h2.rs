@@ -65,6 +65,9 @@ async fn echoes(mut socket: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>
     socket.close(None).await.unwrap();
     let closed = within("the close", socket.next()).await;
     assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
+    // It is for the server to close the connection (RFC 6455 section 7.1.1).
+    let ended = within("the end", socket.next()).await;
+    assert!(ended.is_none(), "{ended:?}");
 }
 
 async fn is_recorded(sidecar: &Sidecar, protocol: &str, status: u16) {

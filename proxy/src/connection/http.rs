@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use wayleave_certs::Alpn;
 
 use super::Connection;
+use super::half_closed::UntilAnswered;
 use crate::config::LimitsConfig;
 use crate::protocol::http2::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use crate::record::Failure;
@@ -27,18 +28,19 @@ trait Drivable: Future<Output = hyper::Result<()>> {
 
 /// Serves a connection in the version of HTTP that was agreed on.
 pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connection>) {
-    let io = TokioIo::new(stream);
     let shared = Arc::clone(&connection);
     let limits = &connection.gate.limits;
     let result = match version {
         Alpn::Http1 => {
             let service = service_fn(move |request| Arc::clone(&shared).call(request));
+            let io = TokioIo::new(UntilAnswered::new(stream, Arc::clone(&connection)));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
         }
         Alpn::Http2 => {
             // Boxed: hyper makes a task of each call, and moves it some times before it runs.
             let service = service_fn(move |request| Box::pin(Arc::clone(&shared).call(request)));
+            let io = TokioIo::new(stream);
             let serving = http2(limits).serve_connection(io, service);
             drive(serving, &connection).await
         }
@@ -153,7 +155,7 @@ fn report(connection: &Connection, error: &hyper::Error) {
     }
 }
 
-impl<S> Drivable for http1::UpgradeableConnection<TokioIo<Stream>, S>
+impl<S> Drivable for http1::UpgradeableConnection<TokioIo<UntilAnswered>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

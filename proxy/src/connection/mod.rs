@@ -2,6 +2,7 @@
 //! in that order.
 
 mod detect;
+mod half_closed;
 pub(crate) mod http;
 pub(crate) mod tcp;
 mod unread;
@@ -9,11 +10,11 @@ mod unread;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::http::header::EXPECT;
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response, Version};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use wayleave_certs::Alpn;
 
@@ -82,6 +83,8 @@ pub(crate) struct Connection {
     xfcc: Option<HeaderValue>,
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
+    /// Whether its bytes are no longer HTTP.
+    upgraded: AtomicBool,
     drain: Drain,
 }
 
@@ -107,6 +110,7 @@ impl Connection {
             origin,
             xfcc,
             served: AtomicU32::new(0),
+            upgraded: AtomicBool::new(false),
             drain,
         }
     }
@@ -125,7 +129,10 @@ impl Connection {
             Shape::Grpc if version != Version::HTTP_2 => Shape::Http,
             shape => shape,
         };
-        let expects = head.headers.contains_key(EXPECT);
+        let expectation = head.headers.get(EXPECT);
+        let expects = expectation.is_some();
+        let expects_continue =
+            version != Version::HTTP_10 && expectation.is_some_and(is_100_continue);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
@@ -137,7 +144,15 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
+        let answer = forward::forward(lease, request, &route.pool, expects_continue, || {
+            self.tenure()
+        })
+        .await;
+        if let Ok(response) = &answer
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            self.upgraded.store(true, Ordering::Relaxed);
+        }
         Ok(answer.unwrap_or_else(|denial| denial.into_response(told, left).map(ResponseBody::own)))
     }
 
@@ -187,9 +202,18 @@ impl Connection {
         }
     }
 
+    /// Whether a caller may still be waiting for an answer.
+    fn owes_an_answer(&self) -> bool {
+        !self.is_idle() && !self.upgraded.load(Ordering::Relaxed)
+    }
+
     fn is_idle(&self) -> bool {
         self.origin.calls.none_open()
     }
+}
+
+fn is_100_continue(expectation: &HeaderValue) -> bool {
+    expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
 }
 
 /// A WebSocket handshake is an upgrade to an upstream that speaks HTTP/1.1.

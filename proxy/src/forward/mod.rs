@@ -4,6 +4,7 @@
 mod carry;
 mod dial;
 mod error;
+mod expectation;
 pub(crate) mod headers;
 mod pool;
 mod request_body;
@@ -22,6 +23,7 @@ use crate::enforce::Lease;
 use crate::protocol::Shape;
 pub(crate) use dial::Dialer;
 use error::ForwardError;
+use expectation::{Over, Waiting};
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
 use request_body::Progress;
@@ -30,6 +32,7 @@ pub(crate) use tunnel::Tenure;
 use websocket::{Handshake, Outcome};
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
+/// With `expects_continue`, the caller waits to be told before it sends its body.
 /// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// # Errors
@@ -38,12 +41,17 @@ pub(crate) async fn forward(
     lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
+    expects_continue: bool,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
     let (mut request, progress) = request_body::watched(request);
     let handshake =
         (shape == Shape::WebSocket).then(|| Handshake::begin(&mut request, pool.config().protocol));
+    let waiting = match expects_continue {
+        true => expectation::pass_on(&mut request, pool.config().protocol),
+        false => None,
+    };
     headers::address(&mut request, pool.config());
     let answer = within(
         pool.config().response_timeout,
@@ -58,6 +66,7 @@ pub(crate) async fn forward(
             return Err(Denial::upstream_failed(lease.end(), error.failure()));
         }
     };
+    let over = waiting.map(Waiting::answered);
     let outcome = match &handshake {
         Some(handshake) => handshake.outcome(&response),
         None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Broken,
@@ -67,7 +76,7 @@ pub(crate) async fn forward(
         (Outcome::Opened, Some(handshake)) => {
             Ok(tunnel::open(lease, response, handshake, tenure()))
         }
-        (Outcome::Declined, _) => Ok(relay(lease, response, held)),
+        (Outcome::Declined, _) => Ok(relay(lease, response, held, over)),
         (Outcome::Broken | Outcome::Opened, _) => {
             let failure = ForwardError::UnexpectedUpgrade.failure();
             Err(Denial::upstream_failed(lease.end(), failure))
@@ -75,12 +84,17 @@ pub(crate) async fn forward(
     }
 }
 
-fn relay(mut lease: Lease, response: Response<Incoming>, held: Held) -> Response<ResponseBody> {
+fn relay(
+    mut lease: Lease,
+    response: Response<Incoming>,
+    held: Held,
+    over: Option<Over>,
+) -> Response<ResponseBody> {
     lease.answered(response.status());
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held))
+    Response::from_parts(head, ResponseBody::relay(body, lease, held, over))
 }
 
 /// Waits for the response head. The limit runs while nothing moves: an upload that goes on

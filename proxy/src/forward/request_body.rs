@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::expectation::{Hold, Verdict};
 
 /// How many bytes of a request's body went upstream so far.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,8 @@ impl Progress {
 pub(crate) struct RequestBody {
     inner: Option<Incoming>,
     progress: Progress,
+    /// What is waited for before the first byte.
+    hold: Option<Hold>,
 }
 
 impl RequestBody {
@@ -35,7 +39,28 @@ impl RequestBody {
         Self {
             inner: None,
             progress: Progress::default(),
+            hold: None,
         }
+    }
+
+    /// Holds the body back until it may be sent.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+    }
+
+    /// Ready once the body may be sent. One that is not wanted frees its caller at once.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(hold) = &mut self.hold {
+            match ready!(hold.poll(cx)) {
+                Verdict::Send => self.hold = None,
+                Verdict::Refused => self.inner = None,
+                Verdict::Over => {
+                    self.hold = None;
+                    self.inner = None;
+                }
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -49,6 +74,7 @@ pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Prog
     let request = request.map(|inner| RequestBody {
         inner: Some(inner),
         progress,
+        hold: None,
     });
     (request, watch)
 }
@@ -61,6 +87,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.hold.is_some() {
+            ready!(self.poll_held(cx));
+        }
         let Some(inner) = self.inner.as_mut() else {
             return Poll::Ready(None);
         };
@@ -73,7 +102,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.hold.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

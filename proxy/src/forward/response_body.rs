@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::expectation::Over;
 use super::pool::Held;
 use crate::enforce::Lease;
 use crate::record::Failure;
@@ -20,6 +21,8 @@ enum Inner {
     Relay {
         body: Incoming,
         call: Option<(Lease, Held)>,
+        /// What is to end with the answer.
+        _over: Option<Over>,
     },
 }
 
@@ -30,10 +33,11 @@ impl ResponseBody {
     }
 
     /// The upstream's body. The lease ends, and the connection is free, after its last byte.
-    pub(super) fn relay(body: Incoming, lease: Lease, held: Held) -> Self {
+    pub(super) fn relay(body: Incoming, lease: Lease, held: Held, over: Option<Over>) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
             call: Some((lease, held)),
+            _over: over,
         });
         relay.settle();
         relay
@@ -41,7 +45,7 @@ impl ResponseBody {
 
     /// Completes the call once the body has ended.
     fn settle(&mut self) {
-        if let Inner::Relay { body, call } = &mut self.0
+        if let Inner::Relay { body, call, .. } = &mut self.0
             && body.is_end_stream()
         {
             complete(call);
@@ -66,7 +70,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let (body, call) = match &mut self.0 {
             Inner::Own(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Inner::Relay { body, call } => (body, call),
+            Inner::Relay { body, call, .. } => (body, call),
         };
         let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
         match &frame {
