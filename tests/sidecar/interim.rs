@@ -52,7 +52,9 @@ async fn expecting(
 async fn the_upstreams_100_comes_before_the_body_is_asked_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let setup = Setup::new(listener.local_addr().unwrap());
-    let (_sidecar, mut caller, mut upstream) = expecting(setup, &listener).await;
+    let (sidecar, mut caller, mut upstream) = expecting(setup, &listener).await;
+    // Answered after whatever the sidecar had to say to the first caller by itself.
+    assert_eq!(sidecar.get("agent", "/").await.status, 403);
     nothing_has_come(caller.get_ref().0);
     upstream
         .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
