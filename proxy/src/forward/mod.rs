@@ -6,11 +6,11 @@ mod dial;
 mod error;
 mod expectation;
 pub(crate) mod headers;
+mod opening;
 mod pool;
 mod request_body;
 mod response_body;
 pub(crate) mod tunnel;
-mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,12 @@ use crate::protocol::Shape;
 pub(crate) use dial::Dialer;
 use error::ForwardError;
 use expectation::{Over, Waiting};
+use opening::{Handshake, Outcome};
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
 use request_body::Progress;
 pub(crate) use response_body::ResponseBody;
 pub(crate) use tunnel::Tenure;
-use websocket::{Handshake, Outcome};
 
 /// Forwards one call and answers with the upstream's response, its body still streaming.
 /// With `expects_continue`, the caller waits to be told before it sends its body.

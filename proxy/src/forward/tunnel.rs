@@ -9,9 +9,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::carry::{self, Moved};
+use super::opening::Handshake;
 use super::pool::Pool;
 use super::response_body::ResponseBody;
-use super::websocket::Handshake;
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;

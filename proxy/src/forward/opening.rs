@@ -1,5 +1,6 @@
-//! WebSocket handshakes, carried from one version of HTTP to the other: an upgrade with a key
-//! and its proof (RFC 6455 section 4), or an extended CONNECT without them (RFC 8441 section 5).
+//! Opening handshakes of WebSockets, carried from one version of HTTP to the other: an upgrade
+//! with a key and its proof (RFC 6455 section 4), or an extended CONNECT without them (RFC 8441
+//! section 5).
 
 use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use http::request::Request;
