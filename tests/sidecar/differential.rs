@@ -258,12 +258,11 @@ fn check_same(record: &Value, saw: &Saw) -> Result<(), String> {
 }
 
 /// Names under which a header that the sidecar sets or takes off would reach an application.
-const HOP_BY_HOP: [&str; 5] = [
+const HOP_BY_HOP: [&str; 4] = [
     "upgrade",
     "http2-settings",
     "keep-alive",
     "proxy-connection",
-    "expect",
 ];
 const NO_TRAILERS: [&str; 6] = [
     "x-forwarded-client-cert",
@@ -291,6 +290,10 @@ fn check_headers(saw: &Saw) -> Result<(), String> {
     }
     if named(&HOP_BY_HOP) > 0 {
         return Err("a hop-by-hop field went on".to_owned());
+    }
+    let expectations = saw.values("expect");
+    if named(&["expect"]) > 1 || expectations.iter().any(|value| *value != "100-continue") {
+        return Err("an expectation went on that is not the sidecar's own".to_owned());
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use wayleave_certs::Alpn;
 
 use super::Connection;
 use super::ended;
+use super::half_closed::UntilAnswered;
 use super::metered::Metered;
 use super::stalled::Patiently;
 use crate::config::LimitsConfig;
@@ -62,8 +63,9 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     );
     let result = match version {
         Alpn::Http1 => {
-            let io = TokioIo::new(Metered::bytes(stream, calls));
             let service = service_fn(move |request| Arc::clone(&shared).call(request));
+            let stream = Metered::bytes(stream, calls);
+            let io = TokioIo::new(UntilAnswered::new(stream, Arc::clone(&connection)));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
         }
@@ -103,6 +105,7 @@ fn http2(limits: &LimitsConfig) -> http2::Builder<Patiently> {
         .max_pending_accept_reset_streams(RESETS_BEFORE_ACCEPT)
         .max_local_error_reset_streams(RESETS_OF_OURS)
         .max_concurrent_streams(limits.max_concurrent_streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
     builder
 }
@@ -259,7 +262,7 @@ fn distrust(connection: &Connection, why: &TrustEnded) {
     connection.origin.calls.cut(Failure::TrustEnded);
 }
 
-impl<S> Drivable for http1::UpgradeableConnection<TokioIo<Metered>, S>
+impl<S> Drivable for http1::UpgradeableConnection<TokioIo<UntilAnswered>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

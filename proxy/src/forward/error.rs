@@ -45,10 +45,12 @@ pub(super) enum ForwardError {
     },
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
-    #[error("the upstream switched protocols without being asked to")]
+    #[error("the upstream switched protocols without being asked to, or otherwise than asked")]
     UnexpectedUpgrade,
     #[error("the upstream's `{0}` is reached")]
     Overloaded(&'static str),
+    #[error("the upstream does not take WebSockets over HTTP/2 (RFC 8441)")]
+    NoExtendedConnect,
 }
 
 impl ForwardError {
@@ -75,7 +77,8 @@ impl ForwardError {
             | Self::NoPreface
             | Self::NoStreams
             | Self::Broke(_)
-            | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+            | Self::UnexpectedUpgrade
+            | Self::NoExtendedConnect => Failure::UpstreamBroke,
             Self::Overloaded(_) => Failure::UpstreamOverloaded,
         }
     }
@@ -98,6 +101,7 @@ impl ForwardError {
             | Self::RequestTimeout { .. }
             | Self::Broke(_)
             | Self::UnexpectedUpgrade
+            | Self::NoExtendedConnect
             | Self::Overloaded(_) => false,
         }
     }

@@ -4,12 +4,13 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::expectation::{Hold, Verdict};
 use super::headers;
 
 /// How far a request's body got; nothing is watched of a request without one.
@@ -64,6 +65,8 @@ impl Progress {
 pub(crate) struct RequestBody {
     source: Source,
     progress: Progress,
+    /// What is waited for before the first byte.
+    hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -117,7 +120,28 @@ impl RequestBody {
         Self {
             source: Source::Empty,
             progress: Progress::default(),
+            hold: None,
         }
+    }
+
+    /// Holds the body back until it may be sent.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+    }
+
+    /// Ready once the body may be sent. One that is not wanted frees its caller at once.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(hold) = &mut self.hold {
+            match ready!(hold.poll(cx)) {
+                Verdict::Send => self.hold = None,
+                Verdict::Refused => self.source = Source::Empty,
+                Verdict::Over => {
+                    self.hold = None;
+                    self.source = Source::Empty;
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Keeps what is read of the body from now on, up to `limit` bytes; none where it is empty
@@ -170,6 +194,7 @@ impl Replay {
         Some(RequestBody {
             source: Source::Kept(reader),
             progress: progress.clone(),
+            hold: None,
         })
     }
 
@@ -250,6 +275,7 @@ pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Prog
     let request = request.map(|inner| RequestBody {
         source: Source::Straight(inner),
         progress,
+        hold: None,
     });
     (request, watch)
 }
@@ -262,6 +288,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.hold.is_some() {
+            ready!(self.poll_held(cx));
+        }
         let mut frame = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
@@ -278,6 +307,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.hold.is_some() {
+            return false;
+        }
         match &self.source {
             Source::Empty => true,
             Source::Straight(inner) => inner.is_end_stream(),

@@ -8,6 +8,7 @@ use http::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::expectation::Over;
 use super::pool::Held;
 use crate::enforce::Lease;
 use crate::protocol::{Shape, grpc};
@@ -26,6 +27,8 @@ enum Inner {
         call: Option<OpenCall>,
         /// When the call is to be over, where that is limited.
         deadline: Option<Pin<Box<Sleep>>>,
+        /// What is to end with the answer.
+        _over: Option<Over>,
     },
 }
 
@@ -65,6 +68,16 @@ pub(crate) enum Cut {
     Ended,
 }
 
+/// How an answer is relayed.
+pub(super) struct Relayed {
+    /// How it is told that it ends early.
+    pub(super) words: Words,
+    /// When the call is to be over, where that is limited.
+    pub(super) deadline: Option<Instant>,
+    /// What is to end with the answer.
+    pub(super) over: Option<Over>,
+}
+
 impl ResponseBody {
     /// An answer of our own; no bytes, no body.
     pub(crate) fn own(bytes: Bytes) -> Self {
@@ -72,22 +85,17 @@ impl ResponseBody {
     }
 
     /// The upstream's body. The lease ends, and the connection is free, after its last byte.
-    pub(super) fn relay(
-        body: Incoming,
-        lease: Lease,
-        held: Held,
-        words: Words,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(super) fn relay(body: Incoming, lease: Lease, held: Held, how: Relayed) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
             call: Some(OpenCall {
                 lease,
                 held: Some(held),
-                words,
+                words: how.words,
                 place: None,
             }),
-            deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+            deadline: how.deadline.map(|at| Box::pin(sleep_until(at))),
+            _over: how.over,
         });
         relay.settle();
         relay
@@ -173,6 +181,7 @@ impl Body for ResponseBody {
                 body,
                 call,
                 deadline,
+                ..
             } => (body, call, deadline),
         };
         if let Some(deadline) = deadline

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use http::{Response, Version};
+use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::carry::{self, Moved};
-use super::headers;
+use super::opening::Handshake;
 use super::pool::{Held, Pool};
 use super::response_body::ResponseBody;
 use super::websocket::{Framed, To};
@@ -29,25 +29,25 @@ pub(crate) struct Tenure {
 /// protocol ends with a message of its own, so there is nothing to wait for.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
-/// Answers 101 and carries bytes from then on, for as long as the lease holds.
+/// Tells the caller that its WebSocket is open, and carries bytes from then on, for as long as
+/// the lease holds.
 pub(super) fn open(
     mut lease: Lease,
     mut response: Response<Incoming>,
     held: Held,
-    downstream: OnUpgrade,
+    handshake: Handshake,
     tenure: Tenure,
 ) -> Response<ResponseBody> {
-    lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
+    let (mut head, _) = response.into_parts();
+    handshake.answer(&mut head);
+    lease.answered(head.status);
     let drain = tenure.drain.clone();
     drain.spawn(async move {
-        switch(lease, downstream, upstream, tenure).await;
+        switch(lease, handshake.into_caller(), upstream, tenure).await;
         // A tunnel counts as a request in flight until its end.
         drop(held);
     });
-    let (mut head, _) = response.into_parts();
-    head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 

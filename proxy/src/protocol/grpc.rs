@@ -1,4 +1,4 @@
-//! What gRPC adds to HTTP/2: how a call is recognised and how a refusal is told.
+//! What gRPC adds to HTTP: how a call is recognised and how a refusal is told.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
@@ -98,6 +98,14 @@ mod tests {
         ] {
             assert!(!recognised(values), "{values:?}");
         }
+    }
+
+    #[test]
+    fn no_value_of_a_repeated_content_type_hides_another() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_TYPE, "application/json".parse().unwrap());
+        headers.append(CONTENT_TYPE, "application/grpc".parse().unwrap());
+        assert!(is_grpc(&headers));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Request;
 use hyper::client::conn::http2;
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
@@ -50,6 +51,8 @@ pub(super) struct Shared {
 struct Conn {
     sender: http2::SendRequest<RequestBody>,
     vouched: Option<Box<Vouched>>,
+    /// Whether the upstream takes extended CONNECT (RFC 8441 section 3).
+    takes_websockets: bool,
     /// Streams that the upstream allows for.
     most: Arc<AtomicUsize>,
     active: AtomicUsize,
@@ -86,6 +89,9 @@ impl Slot {
                 Ok(place) => place,
                 Err(error) => return Err(Unanswered::unsent(error, request)),
             };
+            if request.extensions().get::<Protocol>().is_some() && !place.0.takes_websockets {
+                return Err(Unanswered::given_up(ForwardError::NoExtendedConnect));
+            }
             let stale = idle_for > FRESH && request.method().is_idempotent();
             let patience = self.upstream.config.connect_timeout;
             match place.send(request, stale, patience).await {
@@ -147,10 +153,12 @@ impl Slot {
             .map_err(ForwardError::Handshake)?;
         let streams = preface(&mut connection).await?;
         let most = Arc::new(AtomicUsize::new(streams));
+        let takes_websockets = connection.is_extended_connect_protocol_enabled();
         tokio::spawn(drive(connection, Arc::clone(&most)));
         let conn = Arc::new(Conn {
             sender,
             vouched: dialed.vouched,
+            takes_websockets,
             most,
             active: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
