@@ -154,11 +154,6 @@ impl Connection {
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
-        // How a refusal is told: gRPC itself exists over HTTP/2 only.
-        let told = match shape {
-            Shape::Grpc if version != Version::HTTP_2 => Shape::Http,
-            shape => shape,
-        };
         let expectation = head.headers.get(EXPECT);
         let expects = expectation.is_some();
         let expects_continue =
@@ -166,14 +161,14 @@ impl Connection {
         if let Some(excess) = self.origin.calls.excess() {
             let denial = excess_denial(entry, excess, &head);
             let left = unread::when_dropped(version, &body);
-            let answer = denial.into_response(told, left).map(ResponseBody::own);
+            let answer = denial.into_response(shape, left).map(ResponseBody::own);
             return Ok(self.last_of_all(version, answer));
         }
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
-                let answer = denial.into_response(told, connection);
+                let answer = denial.into_response(shape, connection);
                 return Ok(self.last_of_all(version, answer.map(ResponseBody::own)));
             }
         };
@@ -190,8 +185,8 @@ impl Connection {
         {
             self.upgraded.store(true, Ordering::Relaxed);
         }
-        let answer =
-            answer.unwrap_or_else(|denial| denial.into_response(told, left).map(ResponseBody::own));
+        let answer = answer
+            .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
         Ok(self.last_of_all(version, answer))
     }
 

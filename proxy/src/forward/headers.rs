@@ -340,8 +340,8 @@ mod tests {
             ("grpc-status", "0"),
         ]);
         clean_trailers(&mut trailers);
-        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["x-sum", "grpc-status"]);
+        assert_eq!(trailers.len(), 2, "{trailers:?}");
+        assert!(trailers.contains_key("x-sum") && trailers.contains_key("grpc-status"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Call {
         }
         check_transfer_coding(&head.headers)?;
         // SECURITY: an HTTP/2 upstream would take for gRPC what policy has seen as plain HTTP.
-        if shape != Shape::Grpc && grpc::is_grpc(&head.headers) {
+        if head.version != Version::HTTP_2 && posts_grpc(head) {
             return Err(Ambiguity::GrpcVersion);
         }
         let host = canonical::host(&head.headers, head.uri.authority())?;
@@ -188,12 +188,16 @@ impl Shape {
             Version::HTTP_2 if connects_to_websocket(head) => Self::WebSocket,
             Version::HTTP_2 if head.method == Method::CONNECT => Self::Http,
             Version::HTTP_11 if upgrades_to_websocket(head) => Self::WebSocket,
-            // SECURITY: also over HTTP/1.1, which may go on as HTTP/2; and no other method, or a
-            // content type would make a call of whatever a policy says of DELETE.
-            _ if head.method == Method::POST && grpc::is_grpc(&head.headers) => Self::Grpc,
+            // SECURITY: no other method, or a content type would make a call of whatever a policy
+            // says of DELETE.
+            Version::HTTP_2 if posts_grpc(head) => Self::Grpc,
             _ => Self::Http,
         }
     }
+}
+
+fn posts_grpc(head: &Parts) -> bool {
+    head.method == Method::POST && grpc::is_grpc(&head.headers)
 }
 
 fn connects_to_websocket(head: &Parts) -> bool {
@@ -301,16 +305,22 @@ mod tests {
     }
 
     #[test]
-    fn knows_grpc_and_refuses_it_over_http_1() {
-        let request = |version| {
-            Request::post("/pkg.Service/Method")
+    fn a_grpc_call_is_a_post_by_its_content_type_over_http_2() {
+        let request = |method, version| {
+            Request::builder()
+                .method(method)
+                .uri("/pkg.Service/Method")
                 .version(version)
                 .header("host", "a")
                 .header("content-type", "application/grpc+proto")
         };
-        assert_eq!(read(request(Version::HTTP_2)).unwrap().shape(), Shape::Grpc);
+        let over_2 = |method| read(request(method, Version::HTTP_2)).unwrap().shape();
+        assert_eq!(over_2("POST"), Shape::Grpc);
+        for method in ["GET", "DELETE", "PUT", "post"] {
+            assert_eq!(over_2(method), Shape::Http, "{method}");
+        }
         assert_eq!(
-            read(request(Version::HTTP_11)).unwrap_err(),
+            read(request("POST", Version::HTTP_11)).unwrap_err(),
             Ambiguity::GrpcVersion
         );
     }
