@@ -35,6 +35,8 @@ mod sidecar {
     mod identity;
     mod identity_docs;
     mod inspect;
+    mod interim;
+    mod leases;
     mod limits;
     mod overload;
     mod permissive;
@@ -59,5 +61,6 @@ mod sidecar {
     mod upstream_http2;
     mod upstream_tls;
     mod upstreams;
+    mod websocket_h2;
     mod workload_api;
 }

@@ -107,16 +107,25 @@ impl Action {
         }
     }
 
-    /// The group that the schema puts the action in, if any.
+    /// The action or group of actions that the schema puts the action in, if any.
     #[must_use]
     pub fn group(self) -> Option<&'static str> {
         match self.0 {
             Kind::Get | Kind::Head | Kind::Options => Some("http:read"),
             Kind::Post | Kind::Put | Kind::Patch | Kind::Delete => Some("http:write"),
+            // A caller chooses by its headers whether a POST is a gRPC call, so what is said of
+            // POST must hold for both.
+            Kind::GrpcCall => Some("http:post"),
             // TRACE reflects what it is sent and CONNECT opens a tunnel: neither is what
             // somebody means who lets a caller read or write, so each must be named.
-            Kind::Connect | Kind::Trace | Kind::Other | Kind::GrpcCall | Kind::TcpConnect => None,
+            Kind::Connect | Kind::Trace | Kind::Other | Kind::TcpConnect => None,
         }
+    }
+
+    /// Everything that the action is in, nearest first.
+    pub(crate) fn groups(self) -> impl Iterator<Item = &'static str> {
+        let group_of = |name: &&str| Self::from_name(name).and_then(Self::group);
+        std::iter::successors(self.group(), group_of)
     }
 
     pub(crate) fn family(self) -> Family {
@@ -159,6 +168,12 @@ mod tests {
             assert_eq!(action.as_str(), "http:other");
             assert_eq!(action.group(), None);
         }
+    }
+
+    #[test]
+    fn a_grpc_call_is_a_post_and_so_a_write() {
+        let groups: Vec<_> = Action::GRPC_CALL.groups().collect();
+        assert_eq!(groups, ["http:post", "http:write"]);
     }
 
     #[test]

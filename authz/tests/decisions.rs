@@ -203,6 +203,49 @@ const AUDITED: &str = r#"
     permit (principal, action in Action::"http:write", resource);
 "#;
 
+const CART: &str = "spiffe://shop.example/ns/web/sa/cart";
+
+/// A caller that chooses a content type chooses no weaker policy.
+#[test]
+fn what_is_forbidden_to_post_or_write_is_forbidden_to_grpc() {
+    for scope in [
+        r#"action in Action::"http:post""#,
+        r#"action in Action::"http:write""#,
+        r#"action in [Action::"http:read", Action::"http:post"]"#,
+    ] {
+        let policies = format!(
+            r#"@id("all") permit (principal, action, resource);
+            @id("no") forbid (principal, {scope}, resource is Endpoint)
+            when {{ resource.path like "/shop.v1.Orders/*" }};"#
+        );
+        let engine = engine(&policies);
+        let post = Call::anonymous("POST", "/shop.v1.Orders/Delete").decide(&engine);
+        assert_eq!(answer(&post), "policy_deny no", "{scope}");
+        let grpc = Call::grpc(CART, "shop.v1.Orders", "Delete").decide(&engine);
+        assert_eq!(answer(&grpc), "policy_deny no", "{scope}");
+    }
+}
+
+#[test]
+fn a_condition_on_post_holds_for_grpc() {
+    let engine = engine(
+        r#"@id("all") permit (principal, action, resource);
+        @id("no") forbid (principal, action, resource is Endpoint)
+        when { action in Action::"http:post" };"#,
+    );
+    let grpc = Call::grpc(CART, "shop.v1.Orders", "Delete").decide(&engine);
+    assert_eq!(answer(&grpc), "policy_deny no");
+}
+
+#[test]
+fn a_permit_of_exactly_post_permits_no_grpc() {
+    let engine =
+        engine(r#"@id("post") permit (principal, action == Action::"http:post", resource);"#);
+    assert!(Call::anonymous("POST", "/a.B/C").decide(&engine).is_allow());
+    let grpc = Call::grpc(CART, "a.B", "C").decide(&engine);
+    assert_eq!(answer(&grpc), "no_matching_policy");
+}
+
 #[test]
 fn a_forbid_in_audit_mode_is_recorded_and_not_enforced() {
     let engine = engine(AUDITED);

@@ -317,3 +317,43 @@ fn problems_can_be_rendered_with_their_source() {
     let line = String::from_utf8(excerpt.data().to_vec()).unwrap();
     assert_eq!(line, "Worklod");
 }
+
+/// gRPC is a POST by a content type that the caller chooses.
+#[test]
+fn refuses_a_forbid_of_post_that_grpc_calls_slip_past() {
+    let forbid = |scope: &str, clause: &str| {
+        format!("@id(\"a\")\nforbid (principal, {scope}, resource is Endpoint)\n{clause};")
+    };
+    let post = r#"Action::"http:post""#;
+    let exact = format!("action == {post}");
+    let any = "action".to_owned();
+    for policy in [
+        forbid(&exact, ""),
+        forbid(&exact, "when { resource.path like \"/a/*\" }"),
+        forbid(&any, &format!("when {{ action == {post} }}")),
+        forbid(&any, &format!("when {{ {post} == action }}")),
+        forbid(
+            &any,
+            &format!("when {{ resource.path == \"/\" || [{post}].contains(action) }}"),
+        ),
+        forbid(&any, &format!("unless {{ action != {post} }}")),
+    ] {
+        let parts: &[&str] = &["lets gRPC calls pass", "action in Action::\"http:post\"`"];
+        assert_told(&policy, &[parts]);
+    }
+    for policy in [
+        forbid(&format!("action in {post}"), ""),
+        forbid(
+            &format!("action in {post}"),
+            "unless { action == Action::\"grpc:call\" }",
+        ),
+        forbid(&any, &format!("when {{ action in {post} }}")),
+        forbid(&any, &format!("unless {{ action == {post} }}")),
+        forbid("action == Action::\"http:put\"", ""),
+        forbid(&exact, "").replace("forbid", "permit"),
+    ] {
+        let inputs = support::inputs(&policy);
+        let loaded = Engine::load(&inputs);
+        assert!(loaded.is_ok(), "{policy}\n{:?}", loaded.err());
+    }
+}

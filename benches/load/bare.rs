@@ -2,11 +2,10 @@
 //! nothing else. It decides, checks, counts, limits and records nothing; what the sidecar
 //! costs above it is the price of all that.
 
-use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use http::header::{CONNECTION, HOST, HeaderValue};
@@ -15,28 +14,21 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self as upstream, SendRequest};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 
 use crate::papers;
+
+/// hyper counts it from the end of the last request: it must outlast idle connections that are
+/// held.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Upstream connections that are free, the warmest last.
 #[derive(Clone)]
 struct Pool {
     address: SocketAddr,
-    idle: Rc<RefCell<Vec<SendRequest<Incoming>>>>,
-}
-
-/// HTTP/2 tasks stay on this thread.
-#[derive(Clone)]
-struct Local;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        spawn_local(async move { drop(future.await) });
-    }
+    idle: Arc<Mutex<Vec<SendRequest<Incoming>>>>,
 }
 
 /// Serves until it is ended. Its address is told on standard output.
@@ -46,16 +38,17 @@ pub(crate) async fn serve(papers: &Path, address: SocketAddr) -> Result<()> {
     println!("{}", listener.local_addr()?);
     let pool = Pool {
         address,
-        idle: Rc::default(),
+        idle: Arc::default(),
     };
-    let accepting = async {
+    // The task that accepts is one like the others: `block_on` itself is woken by a system call.
+    let accepting = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            spawn_local(connection(acceptor.clone(), stream, pool.clone()));
+            tokio::spawn(connection(acceptor.clone(), stream, pool.clone()));
         }
-    };
-    LocalSet::new().run_until(accepting).await
+    });
+    accepting.await?
 }
 
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, pool: Pool) {
@@ -67,13 +60,14 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, pool: Pool) {
     let service = service_fn(move |request| forward(request, pool.clone()));
     // A connection that ends is one whose client is done.
     if http2 {
-        let _ = http2::Builder::new(Local)
+        let _ = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .serve_connection(io, service)
             .await;
     } else {
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
             .serve_connection(io, service)
             .await;
     }
@@ -88,24 +82,35 @@ async fn forward(mut request: Request<Incoming>, pool: Pool) -> Result<Response<
         *request.version_mut() = Version::HTTP_11;
     }
     request.headers_mut().remove(CONNECTION);
-    let free = pool.idle.borrow_mut().pop();
-    let mut sender = match free.filter(|sender| !sender.is_closed()) {
+    let mut sender = match pool.take() {
         Some(sender) => sender,
         None => pool.connect().await?,
     };
-    sender.ready().await?;
     let response = sender.send_request(request).await?;
     // The connection takes its next request when this answer's body has been read.
-    pool.idle.borrow_mut().push(sender);
+    pool.keep(sender);
     Ok(response)
 }
 
 impl Pool {
+    /// The warmest connection whose last answer has been read.
+    fn take(&self) -> Option<SendRequest<Incoming>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|sender| !sender.is_closed());
+        let free = idle.iter().rposition(SendRequest::is_ready)?;
+        Some(idle.remove(free))
+    }
+
+    fn keep(&self, sender: SendRequest<Incoming>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(sender);
+    }
+
     async fn connect(&self) -> Result<SendRequest<Incoming>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = upstream::handshake(TokioIo::new(stream)).await?;
-        spawn_local(async move { drop(connection.await) });
+        tokio::spawn(connection);
         Ok(sender)
     }
 }

@@ -2,26 +2,18 @@
 //! request when it has read the answer to the last.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
+use anyhow::{Result, ensure};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
-use crate::papers;
+use crate::body::Body;
+use crate::connector::{Connector, Http1, Http2};
 use crate::upstream::BODY;
 
 /// How the callers share connections.
@@ -43,6 +35,15 @@ impl Plan {
             streams: 4,
         },
         Self::Fresh { callers: 8 },
+    ];
+
+    /// Those that keep their connections.
+    pub(crate) const KEPT: [Self; 2] = [
+        Self::Http1 { connections: 32 },
+        Self::Http2 {
+            connections: 8,
+            streams: 4,
+        },
     ];
 }
 
@@ -75,14 +76,14 @@ pub(crate) struct Callers {
 
 impl Callers {
     /// Opens every connection and lets the callers go.
-    pub(crate) async fn start(address: SocketAddr, plan: Plan, tls: Option<&Path>) -> Result<Self> {
+    pub(crate) async fn start(connector: Connector, plan: Plan) -> Result<Self> {
         let shared = Arc::new(Shared {
             answered: AtomicU64::new(0),
             measuring: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
-        let connector = Arc::new(Connector::new(address, tls)?);
+        let connector = Arc::new(connector);
         match plan {
             Plan::Http1 { connections } => {
                 for _ in 0..connections {
@@ -133,82 +134,52 @@ impl Callers {
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-/// Opens connections, with the loader's certificate where the target asks for one.
-struct Connector {
-    address: SocketAddr,
-    /// For HTTP/1.1 and for HTTP/2.
-    tls: Option<(TlsConnector, TlsConnector)>,
-}
-
-impl Connector {
-    fn new(address: SocketAddr, papers: Option<&Path>) -> Result<Self> {
-        let tls = match papers {
-            None => None,
-            Some(papers) => Some((connector(papers, b"http/1.1")?, connector(papers, b"h2")?)),
-        };
-        Ok(Self { address, tls })
-    }
-
-    async fn open(&self, tls: Option<&TlsConnector>) -> Result<Box<dyn Io>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let Some(tls) = tls else {
-            return Ok(Box::new(stream));
-        };
-        let name = ServerName::try_from("localhost")?;
-        Ok(Box::new(
-            tls.connect(name, stream).await.context("the handshake")?,
-        ))
-    }
-
-    async fn http1(&self) -> Result<http1::SendRequest<Empty<Bytes>>> {
-        let stream = self.open(self.tls.as_ref().map(|(http1, _)| http1)).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-
-    async fn http2(&self) -> Result<http2::SendRequest<Empty<Bytes>>> {
-        let io = TokioIo::new(self.open(self.tls.as_ref().map(|(_, http2)| http2)).await?);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-}
-
-fn connector(papers: &Path, alpn: &[u8]) -> Result<TlsConnector> {
-    Ok(TlsConnector::from(Arc::new(papers::client_tls(
-        papers, alpn,
-    )?)))
-}
-
-enum Sender {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+/// One caller's way to the target.
+pub(crate) enum Sender {
+    Http1(Http1),
+    Http2(Http2),
     Fresh(Arc<Connector>),
 }
 
 impl Sender {
+    /// Asks for what the rule allows.
     async fn send(&mut self) -> Result<Response<Incoming>> {
         match self {
             Self::Http1(sender) => over_http1(sender).await,
             Self::Http2(sender) => {
                 sender.ready().await?;
                 let request = Request::get("https://localhost/api/items");
-                Ok(sender.send_request(request.body(Empty::new())?).await?)
+                Ok(sender.send_request(request.body(Body::Empty)?).await?)
             }
             Self::Fresh(connector) => over_http1(&mut connector.http1().await?).await,
         }
     }
+
+    /// One request, whose answer must be the upstream's.
+    pub(crate) async fn exchange(&mut self) -> Result<()> {
+        read(self.send().await?).await
+    }
 }
 
-async fn over_http1(sender: &mut http1::SendRequest<Empty<Bytes>>) -> Result<Response<Incoming>> {
+/// One request over one connection, whose answer must be the upstream's.
+pub(crate) async fn exchange(sender: &mut Http1) -> Result<()> {
+    read(over_http1(sender).await?).await
+}
+
+async fn read(response: Response<Incoming>) -> Result<()> {
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    ensure!(
+        status == StatusCode::OK && body.len() == BODY.len(),
+        "answered {status}: {body:?}"
+    );
+    Ok(())
+}
+
+async fn over_http1(sender: &mut Http1) -> Result<Response<Incoming>> {
     sender.ready().await?;
     let request = Request::get("/api/items").header("host", "localhost");
-    Ok(sender.send_request(request.body(Empty::new())?).await?)
+    Ok(sender.send_request(request.body(Body::Empty)?).await?)
 }
 
 /// One caller. An answer that is not the upstream's ends the measurement.
@@ -216,13 +187,7 @@ async fn call(mut sender: Sender, shared: Arc<Shared>) -> Result<Vec<Duration>> 
     let mut latencies = Vec::new();
     while !shared.stopping.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let response = sender.send().await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        ensure!(
-            status == StatusCode::OK && body.len() == BODY.len(),
-            "answered {status}: {body:?}"
-        );
+        sender.exchange().await?;
         shared.answered.fetch_add(1, Ordering::Relaxed);
         if shared.measuring.load(Ordering::Relaxed) {
             latencies.push(start.elapsed());

@@ -1,21 +1,17 @@
 //! One measurement: load for a while, and what it cost the process under test.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::client::{Callers, Plan, Shared};
-use crate::papers::Papers;
-use crate::target::Target;
+use crate::process::{Memory, Process};
+use crate::target::{Stage, Target};
 
-/// The kernel counts a process's CPU time in ticks of this length on every Linux that
-/// this runs on (`getconf CLK_TCK`).
-const TICK: Duration = Duration::from_millis(10);
 const MAX_WARM_UP: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -30,7 +26,10 @@ pub(crate) struct Measured {
     /// the target answers at a given rate.
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
-    pub(crate) peak_memory_kib: u64,
+    /// Before the first connection.
+    pub(crate) idle: Memory,
+    /// Under the load.
+    pub(crate) loaded: Memory,
 }
 
 impl Measured {
@@ -44,32 +43,31 @@ impl Measured {
 pub(crate) async fn run(
     target: &Target,
     plan: Plan,
-    papers: &Papers,
+    stage: &Stage,
     length: Duration,
     requests: u64,
 ) -> Result<Measured> {
-    let tls = target.tls.then(|| papers.path());
-    let process = Process::new(target.pid()?);
-    let mut callers = Callers::start(target.address(plan), plan, tls).await?;
+    let idle = target.process.memory()?;
+    let mut callers = Callers::start(target.connector(plan, stage)?, plan).await?;
     let shared = Arc::clone(&callers.shared);
     let observed = tokio::select! {
-        observed = observe(&process, &shared, length, requests) => observed?,
+        observed = observe(target.process, &shared, length, requests) => observed?,
         error = callers.failed() => return Err(error),
     };
+    let loaded = target.process.memory()?;
     let latencies = callers.stop().await?;
-    let peak_memory_kib = process.peak_memory_kib()?;
-    let (p50_us, p99_us) = (percentile(&latencies, 50), percentile(&latencies, 99));
     Ok(Measured {
-        p50_us,
-        p99_us,
-        peak_memory_kib,
+        p50_us: percentile(&latencies, 50),
+        p99_us: percentile(&latencies, 99),
+        idle,
+        loaded,
         ..observed
     })
 }
 
 /// Warms up, then reads the process's accounts before and after.
 async fn observe(
-    process: &Process,
+    process: Process,
     shared: &Shared,
     length: Duration,
     requests: u64,
@@ -95,7 +93,8 @@ async fn observe(
         cpu_s: process.cpu()?.saturating_sub(cpu).as_secs_f64(),
         p50_us: 0,
         p99_us: 0,
-        peak_memory_kib: 0,
+        idle: Memory::default(),
+        loaded: Memory::default(),
     })
 }
 
@@ -105,42 +104,6 @@ fn percentile(sorted: &[Duration], share: usize) -> u64 {
     latency.map_or(0, |latency| {
         u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)
     })
-}
-
-/// What the kernel tells about a process.
-struct Process(PathBuf);
-
-impl Process {
-    fn new(pid: u32) -> Self {
-        Self(PathBuf::from(format!("/proc/{pid}")))
-    }
-
-    /// User and system time of all threads so far (proc(5), fields 14 and 15 of `stat`).
-    fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(self.0.join("stat"))?;
-        // The second field is the program's name, in parentheses and free to hold spaces.
-        let (_, fields) = stat
-            .rsplit_once(") ")
-            .context("`stat` has no program name")?;
-        let ticks = |field: usize| -> Result<u32> {
-            Ok(fields
-                .split(' ')
-                .nth(field)
-                .context("`stat` is short")?
-                .parse()?)
-        };
-        Ok(TICK * ticks(11)?.saturating_add(ticks(12)?))
-    }
-
-    fn peak_memory_kib(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(self.0.join("status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line
-            .context("`status` has no VmHWM")?
-            .trim()
-            .trim_end_matches(" kB");
-        Ok(kib.parse()?)
-    }
 }
 
 #[cfg(test)]
@@ -154,21 +117,5 @@ mod tests {
         assert_eq!(percentile(&latencies, 99), 199);
         assert_eq!(percentile(&latencies, 100), 200);
         assert_eq!(percentile(&[], 50), 0);
-    }
-
-    #[test]
-    fn reads_the_cpu_time_that_a_process_has_used() {
-        let process = Process::new(std::process::id());
-        let before = process.cpu().unwrap();
-        let start = Instant::now();
-        let mut sum = 0_u64;
-        while process.cpu().unwrap() < before + 10 * TICK {
-            sum = std::hint::black_box(sum.wrapping_add(1));
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "CPU time does not grow"
-            );
-        }
-        assert!(process.peak_memory_kib().unwrap() > 100);
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -23,6 +23,34 @@ permit (
 ) when { resource.path like "/api/*" };
 "#;
 
+/// What the upload of the bulk measurement needs beside it; no peer takes part in that.
+const UPLOAD_POLICY: &str = r#"
+@id("loader-writes-bulk")
+permit (
+  principal == Workload::"spiffe://load.example/sa/loader",
+  action in Action::"http:write",
+  resource in Service::"app"
+) when { resource.path == "/api/bulk" };
+"#;
+
+/// Whose certificate a caller shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The one that the rule allows.
+    Loader,
+    /// Of the same trust domain, and allowed nothing.
+    Stranger,
+}
+
+impl Caller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loader => "loader",
+            Self::Stranger => "stranger",
+        }
+    }
+}
+
 pub(crate) struct Papers {
     directory: tempfile::TempDir,
 }
@@ -32,13 +60,17 @@ impl Papers {
         let directory = tempfile::Builder::new()
             .prefix("wayleave-load-")
             .tempdir()?;
+        // Not beside the papers, which the sidecar watches.
+        std::fs::create_dir(directory.path().join("log"))?;
         let mut params = CertificateParams::default();
+        params.distinguished_name = named("load test root");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         std::fs::write(directory.path().join("bundle.pem"), authority.pem())?;
         std::fs::write(directory.path().join("policy.cedar"), POLICY)?;
-        for name in ["app", "loader"] {
+        std::fs::write(directory.path().join("upload.cedar"), UPLOAD_POLICY)?;
+        for name in ["app", "loader", "stranger"] {
             let key = KeyPair::generate()?;
             let certificate = leaf(name)?.signed_by(&key, &authority)?;
             std::fs::write(
@@ -49,6 +81,11 @@ impl Papers {
                 directory.path().join(format!("{name}.key")),
                 key.serialize_pem(),
             )?;
+            // HAProxy reads both from one file.
+            std::fs::write(
+                directory.path().join(format!("{name}-with-key.pem")),
+                certificate.pem() + &key.serialize_pem(),
+            )?;
         }
         Ok(Self { directory })
     }
@@ -58,13 +95,20 @@ impl Papers {
     }
 
     /// Writes the sidecar's configuration, with its decision records going to `decisions`.
-    pub(crate) fn config(&self, upstream: SocketAddr, decisions: &str) -> Result<PathBuf> {
+    pub(crate) fn config(
+        &self,
+        upstream: SocketAddr,
+        decisions: &str,
+        allowance: Allowance,
+    ) -> Result<PathBuf> {
+        let Allowance { policies, limits } = allowance;
         let yaml = format!(
             "identity: {{ files: {{ svid: app.pem, key: app.key, bundle: bundle.pem }} }}\n\
-             policies: {{ paths: [policy.cedar] }}\n\
+             policies: {{ paths: [{policies}] }}\n\
              admin: {{ listen: \"127.0.0.1:0\" }}\n\
              log: {{ decisions: \"{decisions}\" }}\n\
              inbound:\n  - name: app\n    listen: \"127.0.0.1:0\"\n    service: app\n    \
+             limits: {{ {limits} }}\n    \
              upstream: {{ address: \"{upstream}\" }}\n"
         );
         let path = self.path().join("wayleave.yaml");
@@ -73,9 +117,41 @@ impl Papers {
     }
 }
 
+/// What the sidecar's configuration allows beyond its defaults.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowance {
+    policies: &'static str,
+    limits: &'static str,
+}
+
+impl Allowance {
+    /// The defaults, and the one rule.
+    pub(crate) const RULE: Self = Self {
+        policies: "policy.cedar",
+        limits: "",
+    };
+    /// As many connections as the measurements of memory hold, and for as long.
+    pub(crate) const MANY: Self = Self {
+        policies: "policy.cedar",
+        limits: "max_connections: 25000, header_timeout: 300s, idle_timeout: 600s",
+    };
+    /// The caller may also upload.
+    pub(crate) const UPLOAD: Self = Self {
+        policies: "policy.cedar, upload.cedar",
+        limits: "",
+    };
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
 fn leaf(name: &str) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     let id = format!("spiffe://load.example/sa/{name}");
+    params.distinguished_name = named(name);
     params.subject_alt_names = vec![
         SanType::URI(id.as_str().try_into()?),
         SanType::DnsName("localhost".try_into()?),
@@ -105,17 +181,31 @@ fn roots(papers: &Path) -> Result<Arc<RootCertStore>> {
     Ok(Arc::new(roots))
 }
 
-/// The loader's side of mutual TLS. Every handshake is a full one.
-pub(crate) fn client_tls(papers: &Path, alpn: &[u8]) -> Result<ClientConfig> {
-    let (chain, key) = read(papers, "loader")?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+/// TLS 1.3 with X25519 alone: the one group that every proxy in the comparison has.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+    Arc::new(provider)
+}
+
+/// The caller's side of mutual TLS, which never resumes a session.
+pub(crate) fn client_tls(papers: &Path, caller: Caller, alpn: &[u8]) -> Result<ClientConfig> {
+    let (chain, key) = read(papers, caller.name())?;
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(papers)?)
         .with_client_auth_cert(chain, key)?;
     config.resumption = rustls::client::Resumption::disabled();
     config.alpn_protocols = vec![alpn.to_vec()];
     Ok(config)
+}
+
+/// A caller without a certificate.
+pub(crate) fn anonymous_tls(papers: &Path) -> Result<ClientConfig> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(papers)?)
+        .with_no_client_auth())
 }
 
 /// The bare proxy's side: stock verification, no SPIFFE rules.

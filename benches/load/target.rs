@@ -1,24 +1,30 @@
 //! The processes under test: started, pinned, and killed by their own pid when dropped.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Plan;
-use crate::papers::Papers;
+use crate::connector::Connector;
+use crate::papers::{Allowance, Caller, Papers};
+use crate::peers::{Found, Peer};
+use crate::process::Process;
 
 /// The core of the process under test, and that of everybody else.
 const UNDER_TEST: &str = "0";
 const THE_OTHERS: &str = "1";
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +37,15 @@ pub(crate) enum Kind {
     Sidecar,
     /// The sidecar, its decision records written to a file.
     SidecarRecording,
+    /// Somebody else's proxy.
+    Peer(Peer),
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Straight,
-        Self::Bare,
-        Self::Sidecar,
-        Self::SidecarRecording,
-    ];
+    /// Whether it refuses anything.
+    pub(crate) fn decides(self) -> bool {
+        !matches!(self, Self::Straight | Self::Bare)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -49,17 +55,69 @@ impl fmt::Display for Kind {
             Self::Bare => "bare proxy",
             Self::Sidecar => "wayleave, records off",
             Self::SidecarRecording => "wayleave, records to a file",
+            Self::Peer(peer) => peer.name(),
         })
+    }
+}
+
+/// What all targets of one run share.
+pub(crate) struct Stage {
+    pub(crate) papers: Papers,
+    pub(crate) sidecar: PathBuf,
+    pub(crate) peers: Vec<Found>,
+    pub(crate) pinned: bool,
+    /// What the process under test is run by: nothing, or an instrument with its arguments.
+    pub(crate) instrument: Vec<OsString>,
+}
+
+impl Stage {
+    /// Everything that can be measured here.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let ours = [
+            Kind::Straight,
+            Kind::Bare,
+            Kind::Sidecar,
+            Kind::SidecarRecording,
+        ];
+        let peers = self.peers.iter().map(|found| Kind::Peer(found.peer));
+        ours.into_iter().chain(peers).collect()
+    }
+
+    /// A command on a core, run by the instrument if it is the one under test.
+    fn command(&self, program: &Path, core: &str) -> Command {
+        let mut words: Vec<OsString> = Vec::new();
+        if self.pinned {
+            words.extend(["taskset", "-c", core].map(OsString::from));
+        }
+        if core == UNDER_TEST {
+            words.extend(self.instrument.iter().cloned());
+        }
+        words.push(program.into());
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
+        command
+    }
+
+    /// This program, as another of its parts.
+    fn own(&self, core: &str) -> Result<Command> {
+        Ok(self.command(&std::env::current_exe()?, core))
+    }
+
+    fn peer(&self, peer: Peer) -> Result<&Found> {
+        let found = self.peers.iter().find(|found| found.peer == peer);
+        found.with_context(|| format!("{} is not here", peer.name()))
     }
 }
 
 /// A running target with its upstream.
 pub(crate) struct Target {
-    under_test: Child,
-    /// The upstream, where it is not itself under test.
+    pub(crate) process: Process,
+    /// Kept: they end when dropped.
+    _under_test: Child,
     _upstream: Option<Child>,
     addresses: Addresses,
-    pub(crate) tls: bool,
+    tls: bool,
 }
 
 struct Addresses {
@@ -68,66 +126,73 @@ struct Addresses {
 }
 
 impl Target {
-    pub(crate) async fn start(
-        kind: Kind,
-        papers: &Papers,
-        sidecar: &Path,
-        pinned: bool,
-    ) -> Result<Self> {
-        let core = if kind == Kind::Straight {
-            UNDER_TEST
-        } else {
-            THE_OTHERS
+    pub(crate) async fn start(kind: Kind, stage: &Stage, allowance: Allowance) -> Result<Self> {
+        let core = match kind {
+            Kind::Straight => UNDER_TEST,
+            _ => THE_OTHERS,
         };
-        let mut upstream = own(pinned.then_some(core))?;
+        let mut upstream = stage.own(core)?;
         let (upstream, addresses) = started(upstream.arg("upstream"), both).await?;
         if kind == Kind::Straight {
-            return Ok(Self {
-                under_test: upstream,
-                _upstream: None,
-                addresses,
-                tls: false,
-            });
+            return Self::new(upstream, None, addresses);
         }
-        let core = pinned.then_some(UNDER_TEST);
-        let address = addresses.http1;
-        let (under_test, address) = match kind {
-            Kind::Straight | Kind::Bare => {
-                let mut bare = own(core)?;
-                bare.arg("bare").arg("--papers").arg(papers.path());
-                started(bare.arg("--upstream").arg(address.to_string()), one).await?
-            }
-            Kind::Sidecar => {
-                started_sidecar(sidecar, core, &papers.config(address, "off")?).await?
-            }
-            Kind::SidecarRecording => {
-                let config = papers.config(address, "file:decisions.jsonl")?;
-                started_sidecar(sidecar, core, &config).await?
-            }
-        };
+        let (under_test, address) = proxy(kind, stage, addresses.http1, allowance).await?;
         let addresses = Addresses {
             http1: address,
             http2: address,
         };
+        Self::new(under_test, Some(upstream), addresses)
+    }
+
+    fn new(under_test: Child, upstream: Option<Child>, addresses: Addresses) -> Result<Self> {
+        let pid = under_test
+            .id()
+            .context("the process under test has ended")?;
         Ok(Self {
-            under_test,
-            _upstream: Some(upstream),
+            process: Process::new(pid),
+            tls: upstream.is_some(),
+            _under_test: under_test,
+            _upstream: upstream,
             addresses,
-            tls: true,
         })
     }
 
-    pub(crate) fn address(&self, plan: Plan) -> SocketAddr {
-        match plan {
+    /// Opens connections for a plan, as the caller that the rule allows.
+    pub(crate) fn connector(&self, plan: Plan, stage: &Stage) -> Result<Connector> {
+        let address = match plan {
             Plan::Http1 { .. } | Plan::Fresh { .. } => self.addresses.http1,
             Plan::Http2 { .. } => self.addresses.http2,
-        }
+        };
+        let papers = self.tls.then(|| stage.papers.path());
+        Connector::new(address, papers, Caller::Loader)
     }
 
-    pub(crate) fn pid(&self) -> Result<u32> {
-        self.under_test
-            .id()
-            .context("the process under test has ended")
+    /// Where it listens, if it asks for mutual TLS there.
+    pub(crate) fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls.then_some(self.addresses.http1)
+    }
+}
+
+/// Starts a proxy in front of `upstream`; answers once it accepts connections.
+async fn proxy(
+    kind: Kind,
+    stage: &Stage,
+    upstream: SocketAddr,
+    allowance: Allowance,
+) -> Result<(Child, SocketAddr)> {
+    let recording = |decisions| async move {
+        let config = stage.papers.config(upstream, decisions, allowance)?;
+        started_sidecar(stage.command(&stage.sidecar, UNDER_TEST), &config).await
+    };
+    match kind {
+        Kind::Straight | Kind::Bare => {
+            let mut bare = stage.own(UNDER_TEST)?;
+            bare.arg("bare").arg("--papers").arg(stage.papers.path());
+            started(bare.arg("--upstream").arg(upstream.to_string()), one).await
+        }
+        Kind::Sidecar => recording("off").await,
+        Kind::SidecarRecording => recording("file:log/decisions.jsonl").await,
+        Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
     }
 }
 
@@ -141,21 +206,6 @@ pub(crate) fn pin_self() -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     several && taskset.status().is_ok_and(|status| status.success())
-}
-
-fn on_core(program: &Path, core: Option<&str>) -> Command {
-    match core {
-        None => Command::new(program),
-        Some(core) => {
-            let mut command = Command::new("taskset");
-            command.arg("-c").arg(core).arg(program);
-            command
-        }
-    }
-}
-
-fn own(core: Option<&str>) -> Result<Command> {
-    Ok(on_core(&std::env::current_exe()?, core))
 }
 
 fn one(line: &str) -> Option<SocketAddr> {
@@ -179,12 +229,7 @@ async fn started<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Resul
 }
 
 /// Starts the sidecar, which tells its addresses when it is ready.
-async fn started_sidecar(
-    program: &Path,
-    core: Option<&str>,
-    config: &Path,
-) -> Result<(Child, SocketAddr)> {
-    let mut command = on_core(program, core);
+async fn started_sidecar(mut command: Command, config: &Path) -> Result<(Child, SocketAddr)> {
     command
         .arg("run")
         .arg("--config")
@@ -194,6 +239,33 @@ async fn started_sidecar(
     let mut output = BufReader::new(child.stderr.take().context("no standard error")?);
     let address = timeout(START, first(&mut output, inbound)).await??;
     tokio::spawn(repeat_warnings(output));
+    Ok((child, address))
+}
+
+/// Starts a peer on a port that was free a moment ago, and waits until it accepts.
+async fn started_peer(
+    found: &Found,
+    stage: &Stage,
+    upstream: SocketAddr,
+) -> Result<(Child, SocketAddr)> {
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let arguments = found.configure(&stage.papers, address, upstream)?;
+    let mut command = stage.command(&found.program, UNDER_TEST);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn()?;
+    let accepts = async {
+        while TcpStream::connect(address).await.is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!("{} ended before it was ready: {status}", found.peer.name());
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    };
+    timeout(START, accepts).await??;
     Ok((child, address))
 }
 

@@ -151,7 +151,7 @@ impl Sidecar {
         let upstreams = Arc::clone(&fleet.upstreams);
         tokio::spawn(Arc::clone(&memory).watch());
         let clock = Arc::clone(policies.feeds.changes());
-        tokio::spawn(clock.watch_clock(policies.feeds.subscribe(), None));
+        tokio::spawn(clock.watch_clock(policies.feeds.subscribe()));
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;

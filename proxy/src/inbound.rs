@@ -32,7 +32,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How a connection begins.
 enum Arrival {
     /// With a handshake in which the caller proved who it is.
-    Proved(Box<Stream>, Peer),
+    Proved(Stream, Peer),
     /// Without TLS, where that is allowed.
     Plain(TcpStream),
     /// It closed before it said a word.
@@ -59,7 +59,7 @@ impl Inbound {
         match arrived {
             Ok(Ok(Arrival::Proved(stream, peer))) => {
                 // Boxed: what serves a connection is large, and the handshake need not carry it along.
-                Box::pin(self.admit(*stream, peer, source, drain)).await;
+                Box::pin(self.admit(stream, peer, source, drain)).await;
             }
             Ok(Ok(Arrival::Plain(socket))) => {
                 Box::pin(self.admit_plain(socket, source, drain)).await;
@@ -80,7 +80,7 @@ impl Inbound {
             }
         }
         let (stream, peer) = self.tls.accept(socket).await?;
-        Ok(Arrival::Proved(Box::new(stream.into()), peer))
+        Ok(Arrival::Proved(stream.into(), peer))
     }
 
     async fn admit(&self, stream: Stream, peer: Peer, source: SocketAddr, drain: Drain) {

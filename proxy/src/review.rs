@@ -27,8 +27,6 @@ pub(crate) enum Trigger {
     PolicyChange,
     /// A moment that policies compare the time with has come.
     Time,
-    /// The listener's `reauthorize_every` is over.
-    Reauthorize,
 }
 
 impl Trigger {
@@ -37,7 +35,6 @@ impl Trigger {
         match self {
             Self::PolicyChange => "policy_change",
             Self::Time => "time",
-            Self::Reauthorize => "reauthorize_every",
         }
     }
 }
@@ -78,43 +75,24 @@ impl Changes {
         });
     }
 
-    /// Counts what the clock changes: the moments that policies compare the time with, and every
-    /// `reauthorize` of the listener that asks most often. Runs until dropped.
-    pub(crate) async fn watch_clock(
-        self: Arc<Self>,
-        policies: Feed,
-        reauthorize: Option<Duration>,
-    ) {
-        let clock = async {
-            let mut changed = self.latest.subscribe();
-            loop {
-                let now = SystemTime::now();
-                let next = policies
-                    .store()
-                    .current()
-                    .and_then(|engine| engine.next_change(now));
-                let left =
-                    next.map_or(RECHECK, |next| next.duration_since(now).unwrap_or_default());
-                tokio::select! {
-                    () = tokio::time::sleep(left.min(RECHECK)) => {}
-                    // Other policies have other moments.
-                    _ = changed.changed() => continue,
-                }
-                if next.is_some_and(|next| next <= SystemTime::now()) {
-                    self.happened(Trigger::Time);
-                }
+    /// Counts what the clock changes: the moments that policies compare the time with. Runs until
+    /// dropped.
+    pub(crate) async fn watch_clock(self: Arc<Self>, policies: Feed) {
+        let mut changed = self.latest.subscribe();
+        loop {
+            let now = SystemTime::now();
+            let engine = policies.store().current();
+            let next = engine.and_then(|engine| engine.next_change(now));
+            let left = next.map_or(RECHECK, |next| next.duration_since(now).unwrap_or_default());
+            tokio::select! {
+                () = tokio::time::sleep(left.min(RECHECK)) => {}
+                // Other policies have other moments.
+                _ = changed.changed() => continue,
             }
-        };
-        let reauthorize = async {
-            let Some(every) = reauthorize else {
-                return std::future::pending().await;
-            };
-            loop {
-                tokio::time::sleep(every).await;
-                self.happened(Trigger::Reauthorize);
+            if next.is_some_and(|next| next <= SystemTime::now()) {
+                self.happened(Trigger::Time);
             }
-        };
-        tokio::join!(clock, reauthorize);
+        }
     }
 }
 
@@ -141,7 +119,8 @@ impl Live {
     }
 
     /// How many calls wait.
-    pub(crate) fn waiting(&self) -> usize {
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
         self.lock().len()
     }
 
@@ -203,8 +182,6 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Poll;
 
-    use crate::policy_feeds::PolicyFeeds;
-
     /// A call that notes every change it is woken for.
     async fn call(live: Arc<Live>, changes: Arc<Changes>, reviewed: Arc<AtomicUsize>) {
         let (mut seat, mut seen) = (live.seat(), changes.count());
@@ -245,15 +222,5 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(live.waiting(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_listener_that_reauthorizes_has_calls_decided_again_in_time() {
-        let changes = Arc::<Changes>::default();
-        let every = Some(Duration::from_secs(5));
-        tokio::spawn(Arc::clone(&changes).watch_clock(PolicyFeeds::default().subscribe(), every));
-        tokio::time::sleep(Duration::from_millis(15_500)).await;
-        assert_eq!(changes.count(), 3);
-        assert_eq!(changes.latest(), Trigger::Reauthorize);
     }
 }

@@ -56,6 +56,17 @@ impl Stream {
         let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
+    /// Completes once the other side, which has ended its bytes, has closed its connection too.
+    /// Without TLS the one cannot be told from the other.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Kind::Tls(stream) = &self.kind else {
+            return Poll::Ready(());
+        };
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        stream.get_ref().0.poll_peek(cx, &mut buffer).map(|_| ())
+    }
+
     /// Puts `bytes` in front of what is read next.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         debug_assert!(self.peeked.is_empty(), "what was peeked would be lost");

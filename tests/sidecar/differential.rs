@@ -193,7 +193,7 @@ impl Trace<'_> {
     fn check(&self, case: &Case, application: &str) -> Result<(), String> {
         for saw in &self.seen {
             check_headers(saw)?;
-            check_trailers(saw, application)?;
+            check_trailers(saw)?;
         }
         match &case.expect {
             Expect::Refused => self.check_refused(),
@@ -258,14 +258,14 @@ fn check_same(record: &Value, saw: &Saw) -> Result<(), String> {
 }
 
 /// Names under which a header that the sidecar sets or takes off would reach an application.
-const HOP_BY_HOP: [&str; 5] = [
+const HOP_BY_HOP: [&str; 4] = [
     "upgrade",
     "http2-settings",
     "keep-alive",
     "proxy-connection",
-    "expect",
 ];
-const NO_TRAILERS: [&str; 5] = [
+const NO_TRAILERS: [&str; 6] = [
+    "x-forwarded-client-cert",
     "authorization",
     "host",
     "content-length",
@@ -291,14 +291,18 @@ fn check_headers(saw: &Saw) -> Result<(), String> {
     if named(&HOP_BY_HOP) > 0 {
         return Err("a hop-by-hop field went on".to_owned());
     }
+    let expectations = saw.values("expect");
+    if named(&["expect"]) > 1 || expectations.iter().any(|value| *value != "100-continue") {
+        return Err("an expectation went on that is not the sidecar's own".to_owned());
+    }
     Ok(())
 }
 
-/// An HTTP/2 upstream has trailers apart from headers, and gets them as they are.
-fn check_trailers(saw: &Saw, application: &str) -> Result<(), String> {
+/// What no request may have behind its head.
+fn check_trailers(saw: &Saw) -> Result<(), String> {
     let forbidden = |name: &str| NO_TRAILERS.contains(&&*name.to_ascii_lowercase());
     let found = saw.trailers.iter().any(|(name, _)| forbidden(name));
-    match found && application != "hyper over HTTP/2" {
+    match found {
         true => Err("a trailer that is no trailer".to_owned()),
         false => Ok(()),
     }

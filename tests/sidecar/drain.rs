@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper_util::rt::TokioIo;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{self, Http1};
 use crate::support::load::{self, Target};
@@ -113,11 +116,11 @@ async fn with_outbound(upstream: SocketAddr, destination: SocketAddr, keys: &str
 
 fn outbound_of(sidecar: &Sidecar) -> SocketAddr {
     let lines = sidecar.process.stderr.all();
-    let listening = lines.iter().filter_map(|line| {
+    let mut listening = lines.iter().filter_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         (line["message"] == "listening" && line["listener"] == "billing").then_some(line)
     });
-    let address = listening.last().unwrap()["address"]
+    let address = listening.next().unwrap()["address"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -314,4 +317,120 @@ async fn a_connection_without_its_http2_preface_does_not_hold_the_drain_up() {
     .await;
     sidecar.process.signal("TERM").await;
     assert_eq!(sidecar.process.ended().await.code(), Some(0));
+}
+
+/// An application that begins an answer and never ends it, in HTTP/2.
+async fn endless() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(async |request: http::Request<_>| {
+                let _: http::Request<hyper::body::Incoming> = request;
+                let first = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(
+                    Frame::data(bytes::Bytes::from_static(b"\0\0\0\0\0")),
+                )]);
+                let body = StreamBody::new(first.chain(futures_util::stream::pending()));
+                let response = http::Response::builder().header("content-type", "application/grpc");
+                response.body(body)
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+async fn before_the_endless() -> Sidecar {
+    let mut setup = Setup::new(endless().await);
+    setup.upstream_keys.push("protocol: http2");
+    setup.keys.push("drain_timeout: 1s");
+    setup.start().await
+}
+
+/// Waits for the cut of a stream: its last frame, or none when it was reset.
+async fn cut(
+    sidecar: &mut Sidecar,
+    request: http::Request<Full<bytes::Bytes>>,
+) -> Option<Frame<bytes::Bytes>> {
+    let mut http2 = sidecar.http2("frontend").await;
+    let sent = within("the head", http2.0.send_request(request)).await;
+    let mut response = sent.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(
+        within("data", response.frame())
+            .await
+            .unwrap()
+            .unwrap()
+            .is_data()
+    );
+    sidecar.process.signal("TERM").await;
+    let last = within("the end", response.frame()).await.unwrap();
+    let last = match last {
+        Ok(frame) => Some(frame),
+        Err(error) => {
+            let words = format!("{error:?}");
+            assert!(
+                words.contains("Reset"),
+                "not a reset of the stream: {words}"
+            );
+            None
+        }
+    };
+    assert_eq!(sidecar.process.ended().await.code(), Some(0));
+    let record = sidecar.record(|record| record["effect"] == "allow").await;
+    assert_eq!(record["failure"], "drained");
+    last
+}
+
+#[tokio::test]
+async fn a_grpc_stream_is_cut_with_trailers_after_the_drain_timeout() {
+    let mut sidecar = before_the_endless().await;
+    let request = http::Request::post(sidecar.url("/endless.Endless/Watch"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::default())
+        .unwrap();
+    let last = cut(&mut sidecar, request)
+        .await
+        .expect("the stream was reset");
+    let trailers = last.into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "14");
+    assert_eq!(trailers["grpc-message"], "the sidecar is stopping");
+}
+
+#[tokio::test]
+async fn an_http_2_stream_is_reset_after_the_drain_timeout() {
+    let mut sidecar = before_the_endless().await;
+    let request = client::get(&sidecar.url("/watch"));
+    assert!(cut(&mut sidecar, request).await.is_none());
+}
+
+#[tokio::test]
+async fn a_websocket_is_told_that_the_sidecar_goes_away_after_the_drain_timeout() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(wayleave_proxy::demo::serve(
+        listener,
+        std::future::pending(),
+    ));
+    let mut setup = Setup::new(address);
+    setup.keys.push("drain_timeout: 1s");
+    let mut sidecar = setup.start().await;
+    let stream = sidecar.stream("frontend", &["http/1.1"]).await;
+    let opening = tokio_tungstenite::client_async("ws://localhost/ws", stream);
+    let (mut socket, _) = within("the upgrade", opening).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(
+        within("an echo", socket.next()).await.unwrap().unwrap(),
+        Message::text("hello")
+    );
+    sidecar.process.signal("TERM").await;
+    match within("the close", socket.next()).await.unwrap().unwrap() {
+        Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), 1001),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sidecar.process.ended().await.code(), Some(0));
+    let record = sidecar.record(|record| record["effect"] == "allow").await;
+    assert_eq!(record["failure"], "drained");
 }

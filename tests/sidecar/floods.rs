@@ -245,6 +245,21 @@ async fn answers_that_are_not_read_are_not_piled_up() {
     beside(&sidecar, attack).await;
 }
 
+/// Answers that were handed out whole and that no window lets out: their calls are over, and
+/// so is the connection after the idle time.
+#[tokio::test]
+async fn closed_windows_do_not_outlast_the_idle_time() {
+    let (sidecar, _upstream) = limited(&["idle_timeout: 1s"]).await;
+    let mut raw = RawHttp2::begin(&sidecar, "frontend", &[(4, 0)]).await;
+    let attack = async {
+        for number in 0..20 {
+            raw.send(&get(2 * number + 1)).await.unwrap();
+        }
+        raw.end().await
+    };
+    assert_eq!(beside(&sidecar, attack).await, Some(0));
+}
+
 #[tokio::test]
 async fn half_open_handshakes_give_way_to_honest_ones() {
     let (sidecar, _upstream) = limited(&["max_handshakes: 8"]).await;

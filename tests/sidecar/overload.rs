@@ -176,3 +176,35 @@ async fn calls_are_refused_while_memory_is_short() {
     release(&upstream, held).await;
     assert_eq!(sidecar.get("agent", "/now").await.status, 200);
 }
+
+/// A connection that is not looked into is one call, and refused like one.
+#[tokio::test]
+async fn a_tcp_connection_above_the_limit_is_closed_and_on_record() {
+    let upstream = Upstream::start(Speaks::Nothing).await;
+    let mut setup = Setup::new(upstream.address);
+    setup.inbound_keys.push("protocol: tcp");
+    setup
+        .limits
+        .extend(["max_requests: 1", "max_requests_per_peer: 1"]);
+    setup.write_policy(ALL);
+    let sidecar = setup.start().await;
+    let first = sidecar.stream("frontend", &["http/1.1"]).await;
+    eventually("the first connection", || async {
+        (upstream.connections() == 1).then_some(())
+    })
+    .await;
+    let mut second = sidecar.stream("agent", &["http/1.1"]).await;
+    let mut rest = Vec::new();
+    let _ = within("the close", second.read_to_end(&mut rest)).await;
+    let record = sidecar
+        .record(|record| record["reason_code"] == "overloaded")
+        .await;
+    assert_eq!(record["effect"], "deny");
+    assert_eq!(upstream.connections(), 1);
+    drop(first);
+    eventually("a place to be free", || async {
+        let _third = sidecar.stream("agent", &["http/1.1"]).await;
+        (upstream.connections() == 2).then_some(())
+    })
+    .await;
+}

@@ -201,3 +201,39 @@ async fn policy_sees_every_value_of_a_repeated_header() {
     }
     assert_eq!(upstream.only().values("user-agent"), ["good", "fine"]);
 }
+
+/// The content type is the caller's choice, and so is the version of HTTP.
+#[tokio::test]
+async fn no_content_type_gets_a_post_past_a_policy() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let setup = Setup::new(upstream.address);
+    setup.write_policy(
+        r#"@id("all") permit (principal, action, resource);
+        @id("no-writes") forbid (principal, action in Action::"http:write", resource);"#,
+    );
+    let sidecar = setup.start().await;
+    let mut http2 = sidecar.http2("frontend").await;
+    let mut http1 = sidecar.http1("frontend").await;
+    for method in ["POST", "DELETE"] {
+        for content_type in ["application/grpc", "Application/GRPC+proto", "text/plain"] {
+            let request = |uri: &str| {
+                http::Request::builder()
+                    .method(method)
+                    .uri(uri)
+                    .header("content-type", content_type)
+            };
+            let body = http_body_util::Full::default();
+            let over_2 = request(&sidecar.url("/a.B/C")).body(body.clone()).unwrap();
+            let answer = http2.send(over_2).await;
+            let denied = answer.status == 403 || answer.header("grpc-status") == "7";
+            assert!(denied, "{method} {content_type}: {answer:?}");
+            let over_1 = request("/a.B/C").header("host", "localhost");
+            let answer = http1.send(over_1.body(body).unwrap()).await;
+            // gRPC is a call over HTTP/2 or none at all.
+            let unreadable = method == "POST" && content_type != "text/plain";
+            let expected = if unreadable { 400 } else { 403 };
+            assert_eq!(answer.status, expected, "{method} {content_type}");
+        }
+    }
+    upstream.assert_untouched();
+}

@@ -158,8 +158,8 @@ const REFUSED: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
 /// RST_STREAM of the first stream with INTERNAL_ERROR: it may have been processed.
 const BROKEN: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2];
 
-/// Answers the first request of the first connection with these bytes, and passes all other
-/// connections on to `service`.
+/// Answers the first request of the first connection with these bytes and further ones with 204,
+/// and passes all other connections on to `service`.
 async fn refusing(frame: &'static [u8], service: &Service) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -182,6 +182,7 @@ async fn refuse(mut stream: TcpStream, frame: &[u8]) {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.unwrap();
     stream.write_all(SETTINGS).await.unwrap();
+    let mut requests = 0;
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).await.is_err() {
@@ -191,7 +192,13 @@ async fn refuse(mut stream: TcpStream, frame: &[u8]) {
         stream.read_exact(&mut vec![0; length]).await.unwrap();
         match (head[3], head[4]) {
             (4, 0) => stream.write_all(SETTINGS_ACK).await.unwrap(),
-            (1, _) => stream.write_all(frame).await.unwrap(),
+            (1, _) => {
+                requests += 1;
+                // HEADERS that end the stream, with `:status: 204` of HPACK's static table.
+                let answer = [0, 0, 1, 1, 5, head[5], head[6], head[7], head[8], 0x89];
+                let frame = if requests == 1 { frame } else { &answer };
+                stream.write_all(frame).await.unwrap();
+            }
             _ => {}
         }
     }
@@ -226,4 +233,16 @@ async fn what_may_have_been_processed_is_not_sent_again() {
     }
     // Its body is gone.
     assert_eq!(after(REFUSED, Method::POST, "order").await, (502, 0));
+}
+
+#[tokio::test]
+async fn a_stream_that_was_reset_leaves_its_connection_to_other_calls() {
+    for (frame, next) in [(BROKEN, 204), (REFUSED, 200), (GOAWAY, 200)] {
+        let service = Service::saying(How::http2(), 200, "ok").await;
+        let mut setup = Setup::new(refusing(frame, &service).await);
+        setup.upstream_keys.push("protocol: http2");
+        let sidecar = setup.start().await;
+        sidecar.get("frontend", "/").await;
+        assert_eq!(sidecar.get("frontend", "/").await.status, next);
+    }
 }

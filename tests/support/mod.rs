@@ -16,6 +16,7 @@ pub(crate) mod setup;
 pub(crate) mod tcp;
 pub(crate) mod tool;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 
 use std::future::Future;
 use std::time::Duration;

@@ -37,8 +37,9 @@ impl Actions {
             return None;
         }
         let name = uid.id().unescaped();
-        let is_named =
-            |action: Action| action.as_str() == name || (or_in && action.group() == Some(name));
+        let is_named = |action: Action| {
+            action.as_str() == name || (or_in && action.groups().any(|group| group == name))
+        };
         Some(Self::of(is_named)).filter(|named| named.0 != 0)
     }
 

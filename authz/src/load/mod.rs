@@ -4,6 +4,7 @@
 mod annotations;
 mod environments;
 mod files;
+mod post;
 mod scan;
 mod validate;
 mod words;
@@ -77,6 +78,7 @@ pub(crate) fn check(
     problems.extend(validate::validate(&parsed, schema, schema_text));
     let checked = annotate_all(parsed, problems);
     refuse_duplicate_ids(&checked, problems);
+    problems.extend(checked.iter().filter_map(post::refuse));
     checked
 }
 

@@ -176,6 +176,9 @@ fn action_scope(choices: &mut Choices<'_>) -> &'static str {
         "action",
         "action in Action::\"http:read\"",
         "action in [Action::\"http:read\", Action::\"http:write\"]",
+        "action in Action::\"http:post\"",
+        "action in Action::\"http:write\"",
+        "action in Action::\"grpc:call\"",
         "action == Action::\"http:get\"",
         "action == Action::\"http:other\"",
         "action == Action::\"grpc:call\"",
@@ -432,6 +435,8 @@ fn entity(choices: &mut Choices<'_>) -> String {
         "Region::\"world\"".to_owned(),
         "action".to_owned(),
         "Action::\"http:read\"".to_owned(),
+        "Action::\"http:put\"".to_owned(),
+        "Action::\"http:write\"".to_owned(),
     ])
 }
 

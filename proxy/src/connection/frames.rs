@@ -178,6 +178,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const PRI: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const PING: u8 = 6;
@@ -230,6 +231,25 @@ mod tests {
             (flow.movement().head_open, flow.movement().heads),
             (false, 1)
         );
+    }
+
+    proptest! {
+        /// Whatever comes, and however it is cut into reads, it is followed in the same way.
+        #[test]
+        fn hostile_bytes_are_followed_however_they_are_cut(
+            bytes in prop::collection::vec(prop_oneof![Just(0_u8), 0..10_u8, any::<u8>()], 0..300),
+            size in 1..40_usize,
+        ) {
+            let now = Instant::now();
+            let (mut whole, all) = begun(now);
+            let (mut parts, pieces) = begun(now);
+            whole.read(&bytes, &all).unwrap();
+            for piece in bytes.chunks(size) {
+                parts.read(piece, &pieces).unwrap();
+            }
+            prop_assert_eq!(all.movement(), pieces.movement());
+            prop_assert_eq!(format!("{whole:?}"), format!("{parts:?}"));
+        }
     }
 
     #[test]

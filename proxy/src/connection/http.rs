@@ -16,6 +16,7 @@ use wayleave_certs::Alpn;
 
 use super::Connection;
 use super::ended;
+use super::half_closed::UntilAnswered;
 use super::metered::Metered;
 use super::stalled::Patiently;
 use crate::config::LimitsConfig;
@@ -33,6 +34,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a connection that is to finish may stay without a request: one that was just made
 /// is about to ask, and a busy one is told by the answer to its next request.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How long calls that are ended may take to be told so.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often such a connection is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// What is read ahead on an HTTP/1.1 connection, and what may wait to be written, unless a head
@@ -60,8 +63,9 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     );
     let result = match version {
         Alpn::Http1 => {
-            let io = TokioIo::new(Metered::bytes(stream, calls));
             let service = service_fn(move |request| Arc::clone(&shared).call(request));
+            let stream = Metered::bytes(stream, calls);
+            let io = TokioIo::new(UntilAnswered::new(stream, Arc::clone(&connection)));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
             drive(serving, &connection).await
         }
@@ -101,6 +105,7 @@ fn http2(limits: &LimitsConfig) -> http2::Builder<Patiently> {
         .max_pending_accept_reset_streams(RESETS_BEFORE_ACCEPT)
         .max_local_error_reset_streams(RESETS_OF_OURS)
         .max_concurrent_streams(limits.max_concurrent_streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
     builder
 }
@@ -134,21 +139,31 @@ async fn drive<D: Drivable>(serving: D, connection: &Connection) -> hyper::Resul
         End::Draining => {
             connection.closing.store(true, Ordering::Relaxed);
             let mut quiet = FuturesUnordered::from_iter([may_finish::<D>(connection)]);
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
                 result = &mut serving => return result,
-                Some(ControlFlow::Break(())) = quiet.next() => return Ok(()),
-                else => {}
+                next = quiet.next() => next,
+            };
+            if next == Some(ControlFlow::Break(())) {
+                return Ok(());
             }
         }
     }
     serving.as_mut().finish();
     let mut cut = FuturesUnordered::from_iter([last_end(connection, why)]);
-    // What has not finished by then is cut when `serving` is dropped.
     tokio::select! {
         biased;
-        result = &mut serving => result,
-        _ = cut.next() => Ok(()),
+        result = &mut serving => return result,
+        _ = cut.next() => {}
+    }
+    // HTTP/2 has words for calls that end; what does not take them is cut when `serving` is
+    // dropped.
+    connection.origin.calls.ending().begin();
+    match D::TELLS_WHAT_WAS_SERVED && !connection.origin.calls.none_open() {
+        true => tokio::time::timeout(LAST_WORDS, serving)
+            .await
+            .unwrap_or(Ok(())),
+        false => Ok(()),
     }
 }
 
@@ -247,7 +262,7 @@ fn distrust(connection: &Connection, why: &TrustEnded) {
     connection.origin.calls.cut(Failure::TrustEnded);
 }
 
-impl<S> Drivable for http1::UpgradeableConnection<TokioIo<Metered>, S>
+impl<S> Drivable for http1::UpgradeableConnection<TokioIo<UntilAnswered>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::forward::ResponseBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

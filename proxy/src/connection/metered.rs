@@ -42,6 +42,11 @@ impl Metered {
         }
     }
 
+    /// As [`Stream::poll_gone`].
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_gone(cx)
+    }
+
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => self.calls.flow().has_written(*bytes),

@@ -4,6 +4,7 @@
 mod detect;
 mod ended;
 mod frames;
+mod half_closed;
 pub(crate) mod http;
 mod metered;
 mod patience;
@@ -109,6 +110,8 @@ pub(crate) struct Connection {
     /// Whether the next answer of an HTTP/1.1 connection is its last.
     closing: AtomicBool,
     patience: Mutex<Patience>,
+    /// Whether its bytes are no longer HTTP.
+    upgraded: AtomicBool,
     drain: Drain,
 }
 
@@ -137,6 +140,7 @@ impl Connection {
             served: AtomicU32::new(0),
             closing: AtomicBool::new(false),
             patience: Mutex::new(patience),
+            upgraded: AtomicBool::new(false),
             drain,
         }
     }
@@ -150,13 +154,16 @@ impl Connection {
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
+        let expectation = head.headers.get(EXPECT);
+        let expects = expectation.is_some();
+        let expects_continue =
+            version != Version::HTTP_10 && expectation.is_some_and(is_100_continue);
         if let Some(excess) = self.origin.calls.excess() {
             let denial = excess_denial(entry, excess, &head);
             let left = unread::when_dropped(version, &body);
             let answer = denial.into_response(shape, left).map(ResponseBody::own);
             return Ok(self.last_of_all(version, answer));
         }
-        let expects = head.headers.contains_key(EXPECT);
         let (lease, route) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
@@ -167,8 +174,16 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let times = self.times(shape);
-        let answer = forward::forward(lease, request, &route.pool, times, || self.tenure()).await;
+        let how = forward::How {
+            times: self.times(shape),
+            expects_continue,
+        };
+        let answer = forward::forward(lease, request, &route.pool, how, || self.tenure()).await;
+        if let Ok(response) = &answer
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            self.upgraded.store(true, Ordering::Relaxed);
+        }
         let answer = answer
             .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
         Ok(self.last_of_all(version, answer))
@@ -259,6 +274,11 @@ impl Connection {
         unwelcome
     }
 
+    /// Whether a caller may still be waiting for an answer.
+    fn owes_an_answer(&self) -> bool {
+        !self.origin.calls.none_open() && !self.upgraded.load(Ordering::Relaxed)
+    }
+
     /// Looks for what the connection is out of time for, and tells whoever serves it.
     fn look(&self, now: Instant) {
         let flow = self.origin.calls.flow();
@@ -298,7 +318,11 @@ fn target(head: &Parts) -> String {
     head.uri.to_string().chars().take(TARGET_KEPT).collect()
 }
 
-/// A WebSocket handshake is carried to an upstream that can answer it.
+fn is_100_continue(expectation: &HeaderValue) -> bool {
+    expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+}
+
+/// A WebSocket handshake is an upgrade to an upstream that speaks HTTP/1.1.
 fn upgrade(shape: Shape, route: &Route) -> headers::Upgrade {
     match (shape, route.pool.config().protocol) {
         (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::Enforcer;
 use super::kept_headers::KeptHeaders;
 use crate::protocol::Call;
-use crate::record::{Carried, Entry, Failure};
+use crate::record::{Calls, Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
 
 /// Leave for one call to pass. Only an allow makes one, forwarding takes it by value, and
@@ -93,6 +93,11 @@ impl Lease {
     /// Notes how often the upstream has been tried.
     pub(crate) fn attempted(&mut self, attempts: u32) {
         self.entry.attempted(attempts);
+    }
+
+    /// The calls of its connection.
+    pub(crate) fn calls(&self) -> &Calls {
+        self.entry.calls()
     }
 
     /// Notes that the answer was delivered whole.

@@ -20,7 +20,7 @@ use crate::record::{Asked, Decided, Entry, Origin};
 use crate::review::{Changes, Live};
 use crate::route::Route;
 use kept_headers::KeptHeaders;
-pub(crate) use lease::{Ended, Lease};
+pub(crate) use lease::Lease;
 
 /// The enforcement point of one listener.
 #[derive(Debug)]

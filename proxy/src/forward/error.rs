@@ -45,12 +45,14 @@ pub(super) enum ForwardError {
     },
     #[error("the upstream broke off")]
     Broke(#[source] hyper::Error),
-    #[error("the upstream switched protocols without being asked to")]
+    #[error("the upstream switched protocols without being asked to, or otherwise than asked")]
     UnexpectedUpgrade,
     #[error("the call was decided again, and denied")]
     LeaseEnded,
     #[error("the upstream's `{0}` is reached")]
     Overloaded(&'static str),
+    #[error("the upstream does not take WebSockets over HTTP/2 (RFC 8441)")]
+    NoExtendedConnect,
 }
 
 impl ForwardError {
@@ -77,7 +79,8 @@ impl ForwardError {
             | Self::NoPreface
             | Self::NoStreams
             | Self::Broke(_)
-            | Self::UnexpectedUpgrade => Failure::UpstreamBroke,
+            | Self::UnexpectedUpgrade
+            | Self::NoExtendedConnect => Failure::UpstreamBroke,
             Self::LeaseEnded => Failure::LeaseEnded,
             Self::Overloaded(_) => Failure::UpstreamOverloaded,
         }
@@ -101,6 +104,7 @@ impl ForwardError {
             | Self::RequestTimeout { .. }
             | Self::Broke(_)
             | Self::UnexpectedUpgrade
+            | Self::NoExtendedConnect
             | Self::LeaseEnded
             | Self::Overloaded(_) => false,
         }
@@ -126,13 +130,28 @@ impl ForwardError {
 /// Whether the upstream promises that it did not look at the request: it refused the stream, or
 /// went away before it (RFC 9113 sections 6.8 and 8.7).
 pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    of_http2(error).is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || (error.is_reset() && is_refusal(error)))
+    })
+}
+
+/// Whether one stream ended, and nothing is said of the connection. A stream that was refused
+/// says that the connection takes no more.
+pub(super) fn is_of_one_stream(error: &hyper::Error) -> bool {
+    of_http2(error).is_some_and(|error| error.is_reset() && !is_refusal(error))
+}
+
+fn is_refusal(error: &h2::Error) -> bool {
+    error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return error.is_remote() && (refused || error.is_go_away());
+            return Some(error);
         }
         source = error.source();
     }
-    false
+    None
 }

@@ -36,6 +36,25 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
+/// The fields that mean something at the head of a request, and must not come behind it.
+const HEAD_ONLY: [&str; 15] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "if-match",
+    "if-none-match",
+    "max-forwards",
+    "range",
+    "trailer",
+    "traceparent",
+];
+
 /// Whether an `Upgrade` is part of what is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Upgrade {
@@ -93,6 +112,17 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
     if upgrade == Upgrade::WebSocket {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// Removes from a request's trailers what a message may say in its head alone (RFC 9110 section
+/// 6.5.1): how it is framed, whom it is for, who sends it, and what policy decided on.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let unfit = |name: &HeaderName| {
+        is_hop_by_hop(name) || names_caller(name) || HEAD_ONLY.contains(&name.as_str())
+    };
+    while let Some(name) = trailers.keys().find(|name| unfit(name)).cloned() {
+        trailers.remove(name);
     }
 }
 
@@ -294,6 +324,24 @@ mod tests {
         clean_request(&mut headers, Upgrade::Strip);
         let cookies: Vec<_> = headers.get_all(COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_trailer_says_nothing_that_belongs_into_the_head() {
+        let mut trailers = headers(&[
+            ("x-forwarded-client-cert", "URI=spiffe://shop/admin"),
+            ("x_forwarded-client_cert", "URI=spiffe://shop/admin"),
+            ("authorization", "Bearer x"),
+            ("content-length", "5"),
+            ("host", "elsewhere"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("x-sum", "1"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.len(), 2, "{trailers:?}");
+        assert!(trailers.contains_key("x-sum") && trailers.contains_key("grpc-status"));
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod circuit;
 mod dial;
 mod endpoint;
 mod error;
+mod expectation;
 pub(crate) mod headers;
 mod health_check;
 pub(crate) mod metrics;
+mod opening;
 mod pool;
 mod request_body;
 mod resolve;
@@ -20,6 +22,7 @@ mod times;
 pub(crate) mod tunnel;
 mod upstream;
 mod vouch;
+mod websocket;
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -32,17 +35,27 @@ use crate::enforce::Lease;
 use crate::protocol::Shape;
 pub(crate) use dial::MutualTls;
 use error::ForwardError;
+use expectation::Waiting;
+use opening::{Handshake, Outcome};
 pub(crate) use pool::Pool;
 use pool::{Answer, Held, Tried};
 use request_body::{Progress, RequestBody};
 pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
+use response_body::{Relayed, Words};
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
 
+/// The bounds within which a call is forwarded.
+pub(crate) struct How {
+    pub(crate) times: Times,
+    /// Whether the caller waits to be told before it sends its body.
+    pub(crate) expects_continue: bool,
+}
+
 /// Forwards one call and answers with the upstream's response, its body still streaming, for as
-/// long as the call is allowed.
+/// long as the call is allowed and `how` says.
 /// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// # Errors
@@ -51,19 +64,29 @@ pub(crate) async fn forward(
     mut lease: Lease,
     request: Request<Incoming>,
     pool: &Arc<Pool>,
-    times: Times,
+    how: How,
     tenure: impl FnOnce() -> Tenure,
 ) -> Result<Response<ResponseBody>, Denial> {
+    let How {
+        times,
+        expects_continue,
+    } = how;
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
+    let words = Words::of(shape, request.version());
     let permit = match pool.upstream().circuit.request() {
         Ok(permit) => permit,
         Err(error) => return Err(failed(lease, &error)),
     };
     let (mut request, progress) = request_body::watched(request);
-    let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
+    let handshake =
+        (shape == Shape::WebSocket).then(|| Handshake::begin(&mut request, pool.config().protocol));
+    let waiting = match expects_continue {
+        true => expectation::pass_on(&mut request, pool.config().protocol),
+        false => None,
+    };
     headers::address(&mut request, pool.config());
     let answer = match &pool.config().retries {
-        Some(retries) if downstream.is_none() => {
+        Some(retries) if handshake.is_none() && waiting.is_none() => {
             let call = retry::Call {
                 pool,
                 config: retries,
@@ -80,14 +103,32 @@ pub(crate) async fn forward(
         Err(error) => return Err(failed(lease, &error)),
     };
     held.permit = permit;
-    match (response.status(), downstream) {
-        (StatusCode::SWITCHING_PROTOCOLS, Some(downstream)) => {
-            Ok(tunnel::open(lease, response, held, downstream, tenure()))
+    let over = waiting.map(Waiting::answered);
+    let outcome = match &handshake {
+        Some(handshake) => handshake.outcome(&response),
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Broken,
+        None => Outcome::Declined,
+    };
+    match (outcome, handshake) {
+        (Outcome::Opened, Some(handshake)) => {
+            Ok(tunnel::open(lease, response, held, handshake, tenure()))
         }
-        (StatusCode::SWITCHING_PROTOCOLS, None) => {
+        (Outcome::Declined, _) => {
+            let deadline = times.deadline();
+            Ok(relay(
+                lease,
+                response,
+                held,
+                Relayed {
+                    words,
+                    deadline,
+                    over,
+                },
+            ))
+        }
+        (Outcome::Broken | Outcome::Opened, _) => {
             Err(failed(lease, &ForwardError::UnexpectedUpgrade))
         }
-        _ => Ok(relay(lease, response, held, times)),
     }
 }
 
@@ -141,14 +182,11 @@ fn relay(
     mut lease: Lease,
     response: Response<Incoming>,
     held: Held,
-    times: Times,
+    how: Relayed,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(
-        head,
-        ResponseBody::relay(body, lease, held, times.deadline()),
-    )
+    Response::from_parts(head, ResponseBody::relay(body, lease, held, how))
 }

@@ -4,11 +4,14 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::expectation::{Hold, Verdict};
+use super::headers;
 
 /// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +65,8 @@ impl Progress {
 pub(crate) struct RequestBody {
     source: Source,
     progress: Progress,
+    /// What is waited for before the first byte.
+    hold: Option<Hold>,
 }
 
 #[derive(Debug)]
@@ -115,7 +120,28 @@ impl RequestBody {
         Self {
             source: Source::Empty,
             progress: Progress::default(),
+            hold: None,
         }
+    }
+
+    /// Holds the body back until it may be sent.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+    }
+
+    /// Ready once the body may be sent. One that is not wanted frees its caller at once.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(hold) = &mut self.hold {
+            match ready!(hold.poll(cx)) {
+                Verdict::Send => self.hold = None,
+                Verdict::Refused => self.source = Source::Empty,
+                Verdict::Over => {
+                    self.hold = None;
+                    self.source = Source::Empty;
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Keeps what is read of the body from now on, up to `limit` bytes; none where it is empty
@@ -135,7 +161,7 @@ impl RequestBody {
                     room: Some(limit),
                     reading: 0,
                 }));
-                let replay = Replay(Arc::clone(&kept), hint.clone());
+                let replay = Replay(Arc::clone(&kept), hint);
                 self.source = Source::Kept(Reader {
                     kept,
                     reading: 0,
@@ -163,11 +189,12 @@ impl Replay {
             kept: Arc::clone(&self.0),
             reading: kept.reading,
             read: 0,
-            hint: self.1.clone(),
+            hint: self.1,
         };
         Some(RequestBody {
             source: Source::Kept(reader),
             progress: progress.clone(),
+            hold: None,
         })
     }
 
@@ -248,6 +275,7 @@ pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Prog
     let request = request.map(|inner| RequestBody {
         source: Source::Straight(inner),
         progress,
+        hold: None,
     });
     (request, watch)
 }
@@ -260,19 +288,28 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.source {
+        if self.hold.is_some() {
+            ready!(self.poll_held(cx));
+        }
+        let mut frame = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
             Source::Kept(reader) => reader.poll(cx),
         };
         self.progress.awaited(frame.is_pending());
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
             self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.hold.is_some() {
+            return false;
+        }
         match &self.source {
             Source::Empty => true,
             Source::Straight(inner) => inner.is_end_stream(),
@@ -284,7 +321,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Straight(inner) => inner.size_hint(),
-            Source::Kept(reader) => reader.hint.clone(),
+            Source::Kept(reader) => reader.hint,
         }
     }
 }

@@ -4,9 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::expectation::Over;
 use super::pool::Held;
 use crate::enforce::Lease;
 use crate::protocol::{Shape, grpc};
@@ -22,10 +24,34 @@ enum Inner {
     Own(Option<Bytes>),
     Relay {
         body: Incoming,
-        call: Option<(Lease, Held)>,
+        call: Option<OpenCall>,
         /// When the call is to be over, where that is limited.
         deadline: Option<Pin<Box<Sleep>>>,
+        /// What is to end with the answer.
+        _over: Option<Over>,
     },
+}
+
+/// A call whose answer is under way.
+#[derive(Debug)]
+struct OpenCall {
+    lease: Lease,
+    /// INVARIANT: `Some` until the call completes.
+    held: Option<Held>,
+    words: Words,
+    /// Its place among those that wait to be told to end.
+    place: Option<usize>,
+}
+
+/// How a caller is told that its answer ends before it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// By the end of the connection: HTTP/1.1 has nothing else.
+    Connection,
+    /// By a reset of the stream.
+    Reset,
+    /// By trailers with a status.
+    Grpc,
 }
 
 /// Why an answer is cut before its end.
@@ -34,12 +60,22 @@ pub(crate) enum Cut {
     /// The upstream broke off.
     #[error(transparent)]
     Upstream(#[from] hyper::Error),
-    /// The call was decided again, and denied.
-    #[error("the call is no longer allowed")]
-    LeaseEnded,
     /// The call took longer than a call may.
     #[error("the call took longer than a call may")]
     OutOfTime,
+    /// It is no longer allowed, or its connection ends.
+    #[error("the call was ended")]
+    Ended,
+}
+
+/// How an answer is relayed.
+pub(super) struct Relayed {
+    /// How it is told that it ends early.
+    pub(super) words: Words,
+    /// When the call is to be over, where that is limited.
+    pub(super) deadline: Option<Instant>,
+    /// What is to end with the answer.
+    pub(super) over: Option<Over>,
 }
 
 impl ResponseBody {
@@ -49,19 +85,29 @@ impl ResponseBody {
     }
 
     /// The upstream's body. The lease ends, and the connection is free, after its last byte.
-    pub(super) fn relay(
-        body: Incoming,
-        lease: Lease,
-        held: Held,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(super) fn relay(body: Incoming, lease: Lease, held: Held, how: Relayed) -> Self {
         let mut relay = Self(Inner::Relay {
             body,
-            call: Some((lease, held)),
-            deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+            call: Some(OpenCall {
+                lease,
+                held: Some(held),
+                words: how.words,
+                place: None,
+            }),
+            deadline: how.deadline.map(|at| Box::pin(sleep_until(at))),
+            _over: how.over,
         });
         relay.settle();
         relay
+    }
+
+    /// Ends the answer before it is whole, with its last words.
+    fn cut(&mut self, words: Words, why: Failure) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Inner::Relay { call, .. } = &mut self.0 {
+            fail(call, why);
+        }
+        self.0 = Inner::Own(None);
+        Poll::Ready(Some(words.last(why)))
     }
 
     /// Completes the call once the body has ended.
@@ -74,31 +120,60 @@ impl ResponseBody {
     }
 }
 
-fn complete(call: &mut Option<(Lease, Held)>) {
-    if let Some((mut lease, held)) = call.take() {
-        lease.completed();
-        held.give_back();
+fn complete(call: &mut Option<OpenCall>) {
+    if let Some(mut open) = call.take() {
+        open.lease.completed();
+        if let Some(held) = open.held.take() {
+            held.give_back();
+        }
     }
 }
 
 /// The connection to the upstream is closed with it.
-fn fail(call: &mut Option<(Lease, Held)>, failure: Failure) {
-    if let Some((mut lease, _broken)) = call.take() {
-        lease.failed(failure);
+fn fail(call: &mut Option<OpenCall>, failure: Failure) {
+    if let Some(mut open) = call.take() {
+        open.lease.failed(failure);
     }
 }
 
-/// What is told of a call that is no longer allowed, in its own protocol's words: a gRPC caller
-/// gets a status (7, PERMISSION_DENIED), any other an answer that does not look complete.
-fn ended(call: &mut Option<(Lease, Held)>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-    let shape = call.as_ref().and_then(|(lease, _)| lease.call());
-    let is_grpc = shape.is_some_and(|call| call.shape() == Shape::Grpc);
-    // The connection to the upstream is closed, or its stream reset, with it.
-    drop(call.take());
-    Poll::Ready(Some(match is_grpc {
-        true => Ok(Frame::trailers(grpc::no_longer_allowed())),
-        false => Err(Cut::LeaseEnded),
-    }))
+impl Words {
+    /// Those of a call of this kind and version.
+    pub(super) fn of(shape: Shape, version: Version) -> Self {
+        match shape {
+            _ if version < Version::HTTP_2 => Self::Connection,
+            Shape::Grpc => Self::Grpc,
+            _ => Self::Reset,
+        }
+    }
+
+    /// The last frame of an answer that ends.
+    fn last(self, why: Failure) -> Result<Frame<Bytes>, Cut> {
+        match self {
+            Self::Grpc => Ok(Frame::trailers(grpc::ended(why))),
+            Self::Connection | Self::Reset => Err(Cut::Ended),
+        }
+    }
+}
+
+impl OpenCall {
+    /// Why the call is to end although its answer is not whole; otherwise it is woken when it is.
+    fn ends(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
+        if self.lease.poll_ended(cx).is_ready() {
+            return Some(Failure::LeaseEnded);
+        }
+        let calls = self.lease.calls();
+        let told = self.words != Words::Connection;
+        let ends = told && calls.ending().has_begun(&mut self.place, cx);
+        ends.then(|| calls.why_cut())
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.lease.calls().ending().leave(place);
+        }
+    }
 }
 
 impl Body for ResponseBody {
@@ -114,16 +189,11 @@ impl Body for ResponseBody {
                 Waiting::Caller.say();
                 return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b))));
             }
-            // An answer that a lease's end has cut is over.
-            Inner::Relay {
-                call: None, body, ..
-            } if !body.is_end_stream() => {
-                return Poll::Ready(None);
-            }
             Inner::Relay {
                 body,
                 call,
                 deadline,
+                ..
             } => (body, call, deadline),
         };
         if let Some(deadline) = deadline
@@ -132,19 +202,21 @@ impl Body for ResponseBody {
             fail(call, Failure::RequestTimeout);
             return Poll::Ready(Some(Err(Cut::OutOfTime)));
         }
-        if let Some((lease, _)) = call
-            && lease.review().is_some()
+        if let Some(open) = call
+            && open.lease.review().is_some()
         {
-            return ended(call);
+            let words = open.words;
+            return self.cut(words, Failure::LeaseEnded);
         }
         let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
-            if let Some((lease, _)) = call
-                && lease.poll_ended(cx).is_ready()
-            {
-                return ended(call);
-            }
-            Waiting::Upstream.say();
-            return Poll::Pending;
+            let ends = call
+                .as_mut()
+                .and_then(|open| Some((open.words, open.ends(cx)?)));
+            let Some((words, why)) = ends else {
+                Waiting::Upstream.say();
+                return Poll::Pending;
+            };
+            return self.cut(words, why);
         };
         Waiting::Caller.say();
         match &frame {

@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use http::{Response, Version};
+use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::carry::{self, Moved};
-use super::headers;
+use super::opening::Handshake;
 use super::pool::{Held, Pool};
 use super::response_body::ResponseBody;
+use super::websocket::{Framed, To};
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
@@ -28,25 +29,25 @@ pub(crate) struct Tenure {
 /// protocol ends with a message of its own, so there is nothing to wait for.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
-/// Answers 101 and carries bytes from then on, for as long as the lease holds.
+/// Tells the caller that its WebSocket is open, and carries bytes from then on, for as long as
+/// the lease holds.
 pub(super) fn open(
     mut lease: Lease,
     mut response: Response<Incoming>,
     held: Held,
-    downstream: OnUpgrade,
+    handshake: Handshake,
     tenure: Tenure,
 ) -> Response<ResponseBody> {
-    lease.answered(response.status());
     let upstream = hyper::upgrade::on(&mut response);
+    let (mut head, _) = response.into_parts();
+    handshake.answer(&mut head);
+    lease.answered(head.status);
     let drain = tenure.drain.clone();
     drain.spawn(async move {
-        switch(lease, downstream, upstream, tenure).await;
+        switch(lease, handshake.into_caller(), upstream, tenure).await;
         // A tunnel counts as a request in flight until its end.
         drop(held);
     });
-    let (mut head, _) = response.into_parts();
-    head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::WebSocket);
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
@@ -88,20 +89,29 @@ pub(crate) async fn dial(
 }
 
 async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {
-    let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
-        Ok((downstream, upstream)) => (TokioIo::new(downstream), TokioIo::new(upstream)),
+    let (mut downstream, mut upstream) = match tokio::try_join!(downstream, upstream) {
+        Ok((downstream, upstream)) => (
+            Framed::new(TokioIo::new(downstream)),
+            Framed::new(TokioIo::new(upstream)),
+        ),
         Err(error) => {
             tracing::debug!(%error, "upgrade failed");
             return lease.failed(Failure::UpstreamBroke);
         }
     };
     let moved = Moved::default();
-    let exchange = carry::both_ways(downstream, upstream, &moved, Some(HALF_CLOSED));
+    let exchange = carry::both_ways(&mut downstream, &mut upstream, &moved, Some(HALF_CLOSED));
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());
     match ended {
         Ok(()) => lease.completed(),
-        Err(failure) => lease.failed(failure),
+        Err(failure) => {
+            lease.failed(failure);
+            tokio::join!(
+                downstream.close(To::Client, failure),
+                upstream.close(To::Server, failure)
+            );
+        }
     }
 }
 

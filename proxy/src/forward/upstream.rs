@@ -164,7 +164,7 @@ impl EndpointStatus {
             address: endpoint.target.to_string(),
             health: health.to_owned(),
             failures: endpoint.failures(),
-            ejected_for_seconds: left.map(|left| whole_seconds(left)),
+            ejected_for_seconds: left.map(whole_seconds),
         }
     }
 }
@@ -192,8 +192,13 @@ impl Upstreams {
         let behind = all.iter().filter(|(name, _)| **name == *listener);
         let upstreams = behind.filter_map(|(_, upstream)| upstream.upgrade());
         let now = Instant::now();
-        upstreams
-            .flat_map(|upstream| upstream.status(now))
-            .collect()
+        let mut endpoints: Vec<EndpointStatus> = Vec::new();
+        // The latest first: where the configuration was replaced, an older one may be draining.
+        for endpoint in upstreams.rev().flat_map(|upstream| upstream.status(now)) {
+            if endpoints.iter().all(|one| one.address != endpoint.address) {
+                endpoints.push(endpoint);
+            }
+        }
+        endpoints
     }
 }

@@ -1,9 +1,10 @@
 //! A call: what is asked for, read once and cheap to keep.
 
-use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
+use hyper::ext::Protocol;
 
 use wayleave_authz::Rpc;
 
@@ -17,9 +18,10 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) enum Shape {
     /// A request and its response.
     Http,
-    /// A gRPC call over HTTP/2: denials are told in trailers.
+    /// A gRPC call, as far as its content type tells: denials are told in trailers.
     Grpc,
-    /// An HTTP/1.1 upgrade to WebSocket (RFC 6455 section 4.1).
+    /// A WebSocket handshake: an HTTP/1.1 upgrade (RFC 6455 section 4.1) or an extended CONNECT
+    /// of HTTP/2 (RFC 8441 section 5).
     WebSocket,
     /// A connection whose bytes are not looked into.
     Tcp,
@@ -52,12 +54,15 @@ impl Call {
     /// # Errors
     /// When the head has more than one reading: see [`Ambiguity`].
     pub(crate) fn read(shape: Shape, head: &Parts) -> Result<Self, Ambiguity> {
-        if head.method == Method::CONNECT {
-            return Err(Ambiguity::ConnectRefused);
+        if head.method == Method::CONNECT && shape != Shape::WebSocket {
+            return Err(match head.extensions.get::<Protocol>() {
+                Some(_) => Ambiguity::ConnectProtocol,
+                None => Ambiguity::ConnectRefused,
+            });
         }
         check_transfer_coding(&head.headers)?;
         // SECURITY: an HTTP/2 upstream would take for gRPC what policy has seen as plain HTTP.
-        if shape != Shape::Grpc && grpc::is_grpc(&head.headers) {
+        if head.version != Version::HTTP_2 && posts_grpc(head) {
             return Err(Ambiguity::GrpcVersion);
         }
         let host = canonical::host(&head.headers, head.uri.authority())?;
@@ -87,7 +92,11 @@ impl Call {
             text: text.into_boxed_str(),
             host_end: host.len(),
             request: Some(RequestHead {
-                method: head.method.clone(),
+                // One handshake, whichever version it came in: the method is that of HTTP/1.1.
+                method: match shape {
+                    Shape::WebSocket => Method::GET,
+                    _ => head.method.clone(),
+                },
                 version: head.version,
                 path_end,
                 query_end,
@@ -175,24 +184,48 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 impl Shape {
     /// The shape of the exchange that a request opens.
     pub(crate) fn of(head: &Parts) -> Self {
-        if head.version == Version::HTTP_2 && grpc::is_grpc(&head.headers) {
-            Self::Grpc
-        } else if head.version == Version::HTTP_11 && asks_for_websocket(&head.headers) {
-            Self::WebSocket
-        } else {
-            Self::Http
+        match head.version {
+            Version::HTTP_2 if connects_to_websocket(head) => Self::WebSocket,
+            Version::HTTP_2 if head.method == Method::CONNECT => Self::Http,
+            Version::HTTP_11 if upgrades_to_websocket(head) => Self::WebSocket,
+            // SECURITY: no other method, or a content type would make a call of whatever a policy
+            // says of DELETE.
+            Version::HTTP_2 if posts_grpc(head) => Self::Grpc,
+            _ => Self::Http,
         }
     }
 }
 
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    lists(headers, &CONNECTION, "upgrade") && single(headers, &UPGRADE, "websocket")
+fn posts_grpc(head: &Parts) -> bool {
+    head.method == Method::POST && grpc::is_grpc(&head.headers)
+}
+
+fn connects_to_websocket(head: &Parts) -> bool {
+    head.method == Method::CONNECT
+        && head
+            .extensions
+            .get::<Protocol>()
+            .is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
+fn upgrades_to_websocket(head: &Parts) -> bool {
+    let headers = &head.headers;
+    head.method == Method::GET
+        && lists(headers, &CONNECTION, "upgrade")
+        && single(headers, &UPGRADE, "websocket")
+        && one_value(headers, &SEC_WEBSOCKET_KEY).is_some()
 }
 
 fn single(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
+    let value = one_value(headers, name).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| value.trim().eq_ignore_ascii_case(expected))
+}
+
+/// The value of a header that is there once.
+fn one_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next().and_then(|value| value.to_str().ok());
-    values.next().is_none() && first.is_some_and(|v| v.trim().eq_ignore_ascii_case(expected))
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
 }
 
 /// Whether a comma-separated header lists a token, in any of its values.
@@ -272,16 +305,22 @@ mod tests {
     }
 
     #[test]
-    fn knows_grpc_and_refuses_it_over_http_1() {
-        let request = |version| {
-            Request::post("/pkg.Service/Method")
+    fn a_grpc_call_is_a_post_by_its_content_type_over_http_2() {
+        let request = |method, version| {
+            Request::builder()
+                .method(method)
+                .uri("/pkg.Service/Method")
                 .version(version)
                 .header("host", "a")
                 .header("content-type", "application/grpc+proto")
         };
-        assert_eq!(read(request(Version::HTTP_2)).unwrap().shape(), Shape::Grpc);
+        let over_2 = |method| read(request(method, Version::HTTP_2)).unwrap().shape();
+        assert_eq!(over_2("POST"), Shape::Grpc);
+        for method in ["GET", "DELETE", "PUT", "post"] {
+            assert_eq!(over_2(method), Shape::Http, "{method}");
+        }
         assert_eq!(
-            read(request(Version::HTTP_11)).unwrap_err(),
+            read(request("POST", Version::HTTP_11)).unwrap_err(),
             Ambiguity::GrpcVersion
         );
     }
@@ -311,12 +350,41 @@ mod tests {
                 .header("host", "a")
                 .header("connection", "keep-alive, Upgrade")
                 .header("upgrade", upgrade)
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
         };
         assert_eq!(
             read(request("WebSocket")).unwrap().shape(),
             Shape::WebSocket
         );
         assert_eq!(read(request("h2c")).unwrap().shape(), Shape::Http);
+        let post = request("websocket").method("POST");
+        assert_eq!(read(post).unwrap().shape(), Shape::Http);
+        let twice = request("websocket").header("sec-websocket-key", "x");
+        assert_eq!(read(twice).unwrap().shape(), Shape::Http);
+    }
+
+    #[test]
+    fn an_extended_connect_is_a_websocket_or_refused() {
+        let connect = |protocol: Option<&'static str>| {
+            let request = Request::builder()
+                .method("CONNECT")
+                .version(Version::HTTP_2)
+                .header("content-type", "application/grpc")
+                .uri("https://a/ws");
+            match protocol {
+                Some(protocol) => request.extension(Protocol::from_static(protocol)),
+                None => request,
+            }
+        };
+        let call = read(connect(Some("websocket"))).unwrap();
+        assert_eq!(call.shape(), Shape::WebSocket);
+        assert_eq!(call.method(), Some(&Method::GET));
+        assert_eq!((call.path(), call.protocol()), ("/ws", "2"));
+        for other in ["connect-udp", "WebSocket", "webtransport"] {
+            let refused = read(connect(Some(other))).unwrap_err();
+            assert_eq!(refused, Ambiguity::ConnectProtocol, "{other}");
+        }
+        assert_eq!(read(connect(None)).unwrap_err(), Ambiguity::ConnectRefused);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(crate) enum Ambiguity {
     /// CONNECT, which an inbound listener never serves.
     #[error("CONNECT is not served here")]
     ConnectRefused,
+    /// An extended CONNECT (RFC 8441) to anything but a WebSocket.
+    #[error("of all protocols, CONNECT is served for websocket only")]
+    ConnectProtocol,
     /// `.`, `..` or an empty segment in the path.
     #[error("the path has an empty or dot segment")]
     PathSegments,
@@ -66,6 +69,7 @@ impl Ambiguity {
             Self::HostInvalid => "host_invalid",
             Self::TargetForm => "target_form",
             Self::ConnectRefused => "connect_refused",
+            Self::ConnectProtocol => "connect_protocol",
             Self::PathSegments => "path_segments",
             Self::PathParameter => "path_parameter",
             Self::PathCharacter => "path_character",

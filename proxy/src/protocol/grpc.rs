@@ -1,8 +1,10 @@
-//! What gRPC adds to HTTP/2: how a call is recognised and how a refusal is told.
+//! What gRPC adds to HTTP: how a call is recognised and how a refusal is told.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::record::Failure;
 
 /// What `grpc-message` escapes: everything outside printable ASCII, and `%`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -45,12 +47,17 @@ pub(crate) fn status_code(status: http::StatusCode) -> u8 {
     }
 }
 
-/// The trailers of a call that was allowed and no longer is.
-pub(crate) fn no_longer_allowed() -> HeaderMap {
+/// The trailers of a call that we end before its answer is whole.
+pub(crate) fn ended(why: Failure) -> HeaderMap {
+    let (status, message) = match why {
+        Failure::TrustEnded => ("7", "the caller is no longer trusted"),
+        Failure::LeaseEnded => ("7", "the policy of this service no longer allows this call"),
+        Failure::Drained => ("14", "the sidecar is stopping"),
+        _ => ("14", "the connection has ended"),
+    };
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("7"));
-    let message = HeaderValue::from_static("the policy of this service no longer allows this call");
-    trailers.insert("grpc-message", message);
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", HeaderValue::from_static(message));
     trailers
 }
 
@@ -92,6 +99,14 @@ mod tests {
         ] {
             assert!(!recognised(values), "{values:?}");
         }
+    }
+
+    #[test]
+    fn no_value_of_a_repeated_content_type_hides_another() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_TYPE, "application/json".parse().unwrap());
+        headers.append(CONTENT_TYPE, "application/grpc".parse().unwrap());
+        assert!(is_grpc(&headers));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Failure;
+use super::ending::Ending;
 use crate::admission::{Excess, Place};
 use crate::flow::Flow;
 
@@ -15,6 +16,7 @@ pub(crate) struct Calls {
     cut: OnceLock<Failure>,
     place: Place,
     flow: Flow,
+    ending: Ending,
 }
 
 impl Calls {
@@ -25,12 +27,18 @@ impl Calls {
             cut: OnceLock::new(),
             place,
             flow: Flow::default(),
+            ending: Ending::default(),
         }
     }
 
     /// What moves on the connection.
     pub(crate) fn flow(&self) -> &Flow {
         &self.flow
+    }
+
+    /// Whether those that wait for more of an answer are to end.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// Whether every call has ended.
@@ -54,7 +62,7 @@ impl Calls {
     }
 
     /// Why a call that did not complete has ended: its caller left, unless we cut it.
-    pub(super) fn why_cut(&self) -> Failure {
+    pub(crate) fn why_cut(&self) -> Failure {
         self.cut.get().copied().unwrap_or(Failure::CallerGone)
     }
 

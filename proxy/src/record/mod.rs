@@ -7,6 +7,7 @@
 mod calls;
 mod decision_id;
 mod decision_record;
+mod ending;
 mod json;
 pub(crate) mod metrics;
 mod queue;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
-use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders, Revision};
+use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 
 use crate::caller::Caller;
 use crate::protocol::Call;
@@ -138,6 +139,11 @@ impl Entry {
             service: record.service.as_deref()?,
             port: record.port?,
         })
+    }
+
+    /// The calls of its connection.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// What was decided so far: deny until a policy allows.

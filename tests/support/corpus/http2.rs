@@ -122,7 +122,7 @@ pub(super) fn pseudo_headers() -> Vec<Case> {
             "CONNECT with a protocol",
             &[
                 (":method", "CONNECT"),
-                (":protocol", "websocket"),
+                (":protocol", "connect-udp"),
                 SCHEME,
                 PATH,
                 AUTHORITY,

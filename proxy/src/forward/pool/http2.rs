@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Request;
 use hyper::client::conn::http2;
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
@@ -18,7 +19,7 @@ use super::slot::{Held, Slot};
 use super::{Answer, Unanswered, copy};
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
-use crate::forward::error::{ForwardError, is_unprocessed};
+use crate::forward::error::{ForwardError, is_of_one_stream, is_unprocessed};
 use crate::forward::request_body::RequestBody;
 use crate::forward::vouch::Vouched;
 use crate::protocol::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -50,6 +51,8 @@ pub(super) struct Shared {
 struct Conn {
     sender: http2::SendRequest<RequestBody>,
     vouched: Option<Box<Vouched>>,
+    /// Whether the upstream takes extended CONNECT (RFC 8441 section 3).
+    takes_websockets: bool,
     /// Streams that the upstream allows for.
     most: Arc<AtomicUsize>,
     active: AtomicUsize,
@@ -77,7 +80,7 @@ struct Waiting {
 
 impl Slot {
     pub(super) async fn send_http2(
-        self: &Arc<Self>,
+        &self,
         mut request: Request<RequestBody>,
     ) -> Result<Answer, Unanswered> {
         let mut resends = 0;
@@ -86,36 +89,19 @@ impl Slot {
                 Ok(place) => place,
                 Err(error) => return Err(Unanswered::unsent(error, request)),
             };
-            let spare = copy(&request);
-            let idempotent = request.method().is_idempotent();
-            let mut waiting = Waiting::on(&place, self.upstream.config.connect_timeout);
-            let mut sender = place.0.sender.clone();
-            let sent = sender.try_send_request(request).await;
-            waiting.over = true;
-            let mut error = match sent {
-                Ok(response) => {
-                    place.0.answers.fetch_add(1, Ordering::Relaxed);
-                    let held = Held::http2(place);
-                    return Ok(Answer { response, held });
-                }
-                Err(error) => error,
-            };
-            // Whatever it was, this connection has better days behind it.
-            place.0.retire();
-            let unsent = error.take_message();
-            let error = error.into_error();
-            let again = is_unprocessed(&error) || (idempotent && idle_for > FRESH);
-            resends += 1;
-            match unsent.or(spare.filter(|_| again)) {
-                Some(unsent) if resends <= RESENDS => request = unsent,
-                // Nothing was processed here either, so it is as good as unsent.
-                unsent => {
-                    return Err(Unanswered {
-                        error: ForwardError::Broke(error),
-                        unsent,
-                    });
-                }
+            if request.extensions().get::<Protocol>().is_some() && !place.0.takes_websockets {
+                return Err(Unanswered::given_up(ForwardError::NoExtendedConnect));
             }
+            let stale = idle_for > FRESH && request.method().is_idempotent();
+            let patience = self.upstream.config.connect_timeout;
+            match place.send(request, stale, patience).await {
+                Err(Unanswered {
+                    unsent: Some(again),
+                    ..
+                }) if resends < RESENDS => request = again,
+                sent => return sent,
+            }
+            resends += 1;
         }
     }
 
@@ -167,10 +153,12 @@ impl Slot {
             .map_err(ForwardError::Handshake)?;
         let streams = preface(&mut connection).await?;
         let most = Arc::new(AtomicUsize::new(streams));
+        let takes_websockets = connection.is_extended_connect_protocol_enabled();
         tokio::spawn(drive(connection, Arc::clone(&most)));
         let conn = Arc::new(Conn {
             sender,
             vouched: dialed.vouched,
+            takes_websockets,
             most,
             active: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
@@ -307,6 +295,38 @@ impl Conn {
 }
 
 impl Use {
+    /// Sends a request from here. It is given back where it was not sent, where the upstream did
+    /// not process it, or where the connection may have been lost unseen (`stale`).
+    async fn send(
+        self,
+        request: Request<RequestBody>,
+        stale: bool,
+        patience: Duration,
+    ) -> Result<Answer, Unanswered> {
+        let spare = copy(&request);
+        let mut waiting = Waiting::on(&self, patience);
+        let sent = self.0.sender.clone().try_send_request(request).await;
+        waiting.over = true;
+        let mut error = match sent {
+            Ok(response) => {
+                self.0.answers.fetch_add(1, Ordering::Relaxed);
+                let held = Held::http2(self);
+                return Ok(Answer { response, held });
+            }
+            Err(error) => error,
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        if !is_of_one_stream(&error) {
+            self.0.retire();
+        }
+        let again = stale || is_unprocessed(&error);
+        Err(Unanswered {
+            error: ForwardError::Broke(error),
+            unsent: unsent.or(spare.filter(|_| again)),
+        })
+    }
+
     /// A place, where there is one left.
     fn of(conn: &Arc<Conn>) -> Option<Self> {
         let most = conn.most.load(Ordering::Relaxed);

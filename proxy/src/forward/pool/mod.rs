@@ -322,7 +322,9 @@ impl Several {
 
 /// A copy of a request without a body, to be sent a second time.
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.body().is_end_stream() || request.headers().contains_key(::http::header::UPGRADE) {
+    let opens_tunnel = request.method() == ::http::Method::CONNECT
+        || request.headers().contains_key(::http::header::UPGRADE);
+    if !request.body().is_end_stream() || opens_tunnel {
         return None;
     }
     Some(super::retry::with_body(request, RequestBody::empty()))
