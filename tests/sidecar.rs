@@ -31,6 +31,7 @@ mod sidecar {
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod outbound;
     mod policy;
     mod policy_tools;
     mod post_quantum;

@@ -11,10 +11,10 @@ use wayleave_authz::{LoadErrors, PolicyStore};
 use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
-use crate::admin::{Admin, Listening, Started};
-use crate::config::{InboundConfig, OutboundConfig};
+use crate::admin::{Admin, Destination, Listening, Started};
+use crate::config::{DestinationConfig, InboundConfig, OutboundConfig};
 use crate::drain::Drain;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetError};
 use crate::listener;
 use crate::policies::{PolicyFiles, PolicyReloader};
 use crate::policy_loads::PolicyLoads;
@@ -32,6 +32,8 @@ pub(crate) struct Start {
     pub inbound: Vec<InboundConfig>,
     /// Those that the workload calls out through.
     pub outbound: Vec<OutboundConfig>,
+    /// Where those lead.
+    pub destinations: Vec<DestinationConfig>,
     /// Where the admin listener binds.
     pub admin: SocketAddr,
     /// Where decision records go.
@@ -57,6 +59,9 @@ pub(crate) enum StartError {
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
+    /// A listener cannot serve as it is configured.
+    #[error(transparent)]
+    Listener(#[from] FleetError),
     /// This build is for FIPS mode and does not run in it.
     #[error(transparent)]
     Fips(#[from] FipsError),
@@ -107,6 +112,7 @@ impl Sidecar {
             policies,
             inbound,
             outbound,
+            destinations,
             admin,
             output,
             workers,
@@ -138,6 +144,7 @@ impl Sidecar {
             recorder: Recorder::new(queue),
             drain: Drain::default(),
             workers: Workers::start(workers)?,
+            own: bound.addresses()?,
         };
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
@@ -152,7 +159,7 @@ impl Sidecar {
             let address = socket.local_addr()?;
             outbound.push((Arc::clone(&config.name), address));
             listeners.push(Listening::outbound(&config, address));
-            fleet.listen_outbound(&config, socket)?;
+            fleet.listen_outbound(&config, &destinations, socket)?;
         }
         let admin = bound.admin.local_addr()?;
         let service = Admin {
@@ -160,6 +167,7 @@ impl Sidecar {
             policies: store,
             loads,
             listeners,
+            destinations: destinations.iter().map(Destination::new).collect(),
             started,
             metrics,
             recent,
@@ -234,6 +242,14 @@ impl Bound {
             outbound,
             admin,
         })
+    }
+
+    /// Where all of them are.
+    fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
+        let inbound = self.inbound.iter().map(|(_, socket)| socket.local_addr());
+        let outbound = self.outbound.iter().map(|(_, socket)| socket.local_addr());
+        let admin = std::iter::once(self.admin.local_addr());
+        inbound.chain(outbound).chain(admin).collect()
     }
 }
 

@@ -73,6 +73,12 @@ impl Denial {
         )
     }
 
+    /// No destination is called by the host and port that were asked for.
+    pub(crate) fn destination_unknown(entry: Entry) -> Self {
+        let detail = "no destination here has this host and port";
+        Self::new(entry, StatusCode::FORBIDDEN, "destination_unknown", detail)
+    }
+
     /// There is no policy yet, or no identity; the entry says which.
     pub(crate) fn not_ready(entry: Entry) -> Self {
         let detail = "the sidecar is not ready to decide";
@@ -105,6 +111,7 @@ impl Denial {
     /// The call was allowed and the upstream did not answer it.
     pub(crate) fn upstream_failed(mut entry: Entry, failure: Failure) -> Self {
         entry.failed(failure);
+        let mut retry_after = None;
         let (status, detail) = match failure {
             Failure::UpstreamTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
@@ -112,6 +119,21 @@ impl Denial {
             ),
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
+            }
+            Failure::UpstreamIdentity => (
+                StatusCode::BAD_GATEWAY,
+                "the service did not prove to be the one that is meant",
+            ),
+            Failure::AddressRefused => (
+                StatusCode::FORBIDDEN,
+                "the address of this host may not be called",
+            ),
+            Failure::NoIdentity => {
+                retry_after = Some(1);
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the sidecar has no identity to call the service with",
+                )
             }
             Failure::UpstreamBroke
             | Failure::CallerGone
@@ -121,7 +143,14 @@ impl Denial {
                 "the service broke off before it answered",
             ),
         };
-        Self::new(entry, status, failure.as_str(), detail)
+        let mut denial = Self::new(entry, status, failure.as_str(), detail);
+        denial.retry_after = retry_after;
+        denial
+    }
+
+    /// Ends a call that cannot be answered: closing its connection is all that it is told.
+    pub(crate) fn close(mut self) {
+        self.entry.completed();
     }
 
     /// The answer to the caller; the call ends with it.

@@ -4,12 +4,15 @@
 pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod load;
+pub(crate) mod mesh;
+pub(crate) mod netns;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod script;
 pub(crate) mod setup;
 pub(crate) mod tool;
 pub(crate) mod upstream;
+pub(crate) mod web;
 
 use std::future::Future;
 use std::time::Duration;

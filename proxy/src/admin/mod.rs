@@ -23,7 +23,8 @@ use wayleave_authz::PolicyStore;
 use wayleave_certs::IdentityReader;
 
 pub(crate) use status::{
-    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Started, Status, SvidStatus,
+    BundleStatus, Destination, IdentityStatus, Listening, PolicyStatus, Source, Started, Status,
+    SvidStatus,
 };
 
 use crate::drain::Drain;
@@ -51,6 +52,7 @@ pub(crate) struct Admin {
     pub(crate) policies: PolicyStore,
     pub(crate) loads: Arc<PolicyLoads>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) destinations: Vec<Destination>,
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recent: Arc<Recent>,

@@ -19,9 +19,12 @@ use wayleave_authz::Engine;
 use wayleave_certs::source::federation::FederationError;
 
 use super::report::{self, Format};
+use crate::admin::Destination;
 use crate::config::{
-    self, Config, DecisionSink, FederationConfig, IdentityConfig, IdentitySource, Profile,
+    self, Config, DecisionSink, FederationConfig, IdentityConfig, IdentitySource, OutboundKind,
+    Profile, UpstreamTls,
 };
+use crate::fleet::read_roots;
 use crate::identity::{self, OpenError, OpenIdentity};
 use crate::policies::PolicyFiles;
 
@@ -93,6 +96,10 @@ struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<PolicyFacts>,
     inbound: Vec<InboundFacts>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outbound: Vec<OutboundFacts>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    destinations: Vec<Destination>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,6 +134,15 @@ struct InboundFacts {
     upstream: String,
 }
 
+#[derive(Debug, Serialize)]
+struct OutboundFacts {
+    name: String,
+    listen: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
+}
+
 /// A problem without a place in a text.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{0}")]
@@ -149,7 +165,10 @@ impl Outcome {
         self.check_identity(path, &config.identity, now);
         self.check_policies(&config.policies.paths);
         self.check_decisions(&config.log.decisions);
+        self.check_roots(path, config);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
+        self.facts.outbound = config.outbound.iter().map(OutboundFacts::new).collect();
+        self.facts.destinations = config.destinations.iter().map(Destination::new).collect();
     }
 
     fn check_identity(&mut self, path: &Path, config: &IdentityConfig, now: SystemTime) {
@@ -179,6 +198,21 @@ impl Outcome {
             Err(errors) => {
                 let problems = errors.problems().iter().cloned();
                 self.problems.extend(problems.map(Finding::of_policy));
+            }
+        }
+    }
+
+    /// The authorities that hosts of the web are verified with have to be there.
+    fn check_roots(&mut self, path: &Path, config: &Config) {
+        let inbound = config.inbound.iter().map(|each| &each.upstream.tls);
+        let destinations = config.destinations.iter().map(|each| &each.upstream.tls);
+        for tls in inbound.chain(destinations) {
+            let UpstreamTls::Web(roots) = tls else {
+                continue;
+            };
+            if let Err(error) = read_roots(roots) {
+                let message = format!("`tls.roots` cannot be used: {error}");
+                self.problems.push(Finding::plain(path, message));
             }
         }
     }
@@ -312,6 +346,20 @@ impl InboundFacts {
     }
 }
 
+impl OutboundFacts {
+    fn new(outbound: &config::OutboundConfig) -> Self {
+        Self {
+            name: outbound.name.to_string(),
+            listen: outbound.listen.to_string(),
+            kind: outbound.kind.as_str(),
+            destination: match &outbound.kind {
+                OutboundKind::Explicit(destination) => Some(destination.service.to_string()),
+                OutboundKind::ForwardProxy | OutboundKind::Transparent => None,
+            },
+        }
+    }
+}
+
 fn timestamp(time: SystemTime) -> String {
     OffsetDateTime::from(time)
         .format(&Rfc3339)
@@ -380,6 +428,28 @@ fn summary(facts: &Facts, path: &Path) -> String {
         lines.push(format!(
             "  inbound   {name}: {listen} for the service {service} at {upstream}"
         ));
+    }
+    for OutboundFacts {
+        name,
+        listen,
+        kind,
+        destination,
+    } in &facts.outbound
+    {
+        lines.push(match destination {
+            Some(destination) => {
+                format!("  outbound  {name}: {listen} to the destination {destination}")
+            }
+            None => format!("  outbound  {name}: {listen}, {kind}"),
+        });
+    }
+    for destination in &facts.destinations {
+        let Destination {
+            service, upstream, ..
+        } = destination;
+        let tls = destination.tls.as_ref();
+        let tls = tls.map_or(String::new(), |tls| format!(", {tls}"));
+        lines.push(format!("  destination {service}: at {upstream}{tls}"));
     }
     lines.push(String::new());
     lines.join("\n")

@@ -109,6 +109,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         policies: PolicyFiles::new(vec![policies]),
         inbound: vec![inbound(&args, upstream.address.clone())],
         outbound: Vec::new(),
+        destinations: Vec::new(),
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,

@@ -80,6 +80,7 @@ async fn serve(config: Config) -> ExitCode {
         policies: PolicyFiles::new(config.policies.paths),
         inbound: config.inbound,
         outbound: config.outbound,
+        destinations: config.destinations,
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
@@ -157,7 +158,7 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
         StartError::Policies(errors) => {
             report::problems(errors.problems().iter().map(|p| p as &dyn Diagnostic))
         }
-        StartError::Bind { .. } => report::mistake(error),
+        StartError::Bind { .. } | StartError::Listener(_) => report::mistake(error),
         StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)

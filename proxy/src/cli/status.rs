@@ -11,7 +11,7 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
+    BundleStatus, Destination, IdentityStatus, Listening, PolicyStatus, Source, Status, SvidStatus,
 };
 use crate::config;
 use crate::moment::span;
@@ -95,6 +95,12 @@ fn render(status: &Status) -> String {
     text.push_str("\nlisteners\n");
     for listening in &status.listeners {
         listener(&mut text, listening);
+    }
+    if !status.destinations.is_empty() {
+        text.push_str("\ndestinations\n");
+    }
+    for each in &status.destinations {
+        destination(&mut text, each);
     }
     text
 }
@@ -180,7 +186,16 @@ fn policies(text: &mut String, policies: &PolicyStatus) {
 
 fn listener(text: &mut String, listening: &Listening) {
     let Listening { name, address, .. } = listening;
-    let (service, upstream) = (&listening.service, &listening.upstream);
+    let place = match (
+        listening.kind.as_deref(),
+        &listening.service,
+        &listening.upstream,
+    ) {
+        (None, Some(service), Some(upstream)) => format!("for {service} at {upstream}"),
+        (_, Some(service), Some(upstream)) => format!("outbound, for {service} at {upstream}"),
+        (Some("transparent"), ..) => "outbound, what is redirected to it".to_owned(),
+        _ => "outbound, as a forward proxy".to_owned(),
+    };
     let mut notes = String::new();
     if listening.mode != "enforce" {
         let _ = write!(notes, ", {} MODE", listening.mode.to_uppercase());
@@ -188,10 +203,25 @@ fn listener(text: &mut String, listening: &Listening) {
     if listening.require_post_quantum {
         notes.push_str(", post-quantum only");
     }
-    let _ = writeln!(
-        text,
-        "  {name}  {address} for {service} at {upstream}{notes}"
-    );
+    let _ = writeln!(text, "  {name}  {address} {place}{notes}");
+}
+
+fn destination(text: &mut String, destination: &Destination) {
+    let Destination {
+        service, upstream, ..
+    } = destination;
+    let _ = write!(text, "  {service}  {upstream}");
+    if let Some(tls) = &destination.tls {
+        let _ = write!(text, ", {tls}");
+    }
+    if !destination.hosts.is_empty() {
+        let _ = write!(text, ", called by {}", destination.hosts.join(", "));
+    }
+    if !destination.ports.is_empty() {
+        let ports: Vec<_> = destination.ports.iter().map(u16::to_string).collect();
+        let _ = write!(text, " on {}", ports.join(", "));
+    }
+    text.push('\n');
 }
 
 fn field(text: &mut String, name: &str, value: &str) {

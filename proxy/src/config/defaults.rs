@@ -65,6 +65,8 @@ impl UpstreamConfig {
             response_timeout: RESPONSE_TIMEOUT,
             pool_idle_timeout: POOL_IDLE_TIMEOUT,
             pool_max_idle: POOL_MAX_IDLE,
+            server_name: None,
+            original: None,
         }
     }
 }

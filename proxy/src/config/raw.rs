@@ -109,6 +109,7 @@ pub(super) struct RawOutbound {
     pub(super) mode: Option<Field>,
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
+    pub(super) kind: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,6 +118,7 @@ pub(super) struct RawDestination {
     pub(super) service: Option<Field>,
     pub(super) hosts: Option<Section<Vec<Field>>>,
     pub(super) upstream: Option<Section<RawUpstream>>,
+    pub(super) ports: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,12 +138,16 @@ pub(super) struct RawUpstream {
     pub(super) response_timeout: Option<Field>,
     pub(super) pool_idle_timeout: Option<Field>,
     pub(super) pool_max_idle: Option<Field>,
+    pub(super) original: Option<Field>,
+    pub(super) allow_addresses: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawUpstreamTls {
     pub(super) peer: Option<Field>,
+    pub(super) roots: Option<Field>,
+    pub(super) server_name: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -112,6 +112,13 @@ async fn drive(serving: impl Drivable, connection: &Connection) -> hyper::Result
 
 fn tell_distrust(connection: &Connection, why: &TrustEnded) {
     let reason_code = why.reason_code();
+    if matches!(why, TrustEnded::Identified) {
+        tracing::debug!(
+            reason_code,
+            "connection closing: the workload is to call by its name"
+        );
+        return;
+    }
     connection.gate.metrics.trust_ended(reason_code);
     let (source, peer) = (connection.origin.source, connection.origin.caller.name());
     tracing::warn!(%source, peer, reason_code, error = %why, "peer no longer trusted, connection closing");

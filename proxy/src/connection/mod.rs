@@ -1,6 +1,7 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod connect;
 pub(crate) mod http;
 pub(crate) mod tcp;
 mod unread;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ::http::header::EXPECT;
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::caller::Caller;
@@ -22,9 +23,9 @@ use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
 use crate::forward::{self, ResponseBody, Tenure, headers};
 use crate::gate::Gate;
-use crate::protocol::{Call, Shape};
+use crate::protocol::{Call, Shape, target};
 use crate::record::{Entry, Origin};
-use crate::route::Route;
+use crate::route::{Found, Routes};
 use crate::trust::Trust;
 
 /// How much of a refused target is kept for the record, in characters.
@@ -39,6 +40,8 @@ pub(crate) struct Connection {
     /// Requests so far, to tell an idle connection from a busy one.
     served: AtomicU32,
     drain: Drain,
+    /// The port that the connection was made to before it was redirected here.
+    redirected: Option<u16>,
 }
 
 impl Connection {
@@ -64,6 +67,15 @@ impl Connection {
             xfcc,
             served: AtomicU32::new(0),
             drain,
+            redirected: None,
+        }
+    }
+
+    /// The same connection, which was made to this port before it was redirected here.
+    pub(crate) fn redirected_from(self, port: u16) -> Self {
+        Self {
+            redirected: Some(port),
+            ..self
         }
     }
 
@@ -73,11 +85,14 @@ impl Connection {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         self.served.fetch_add(1, Ordering::Relaxed);
+        if self.gate.is_proxy && request.method() == Method::CONNECT {
+            return Ok(self.connect(request).await);
+        }
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
         let expects = head.headers.contains_key(EXPECT);
-        let (lease, route) = match self.decide(entry, shape, &mut head) {
+        let (lease, found) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
@@ -88,7 +103,8 @@ impl Connection {
         };
         let left = unread::when_dropped(version, &body);
         let request = Request::from_parts(head, body);
-        let answer = forward::forward(lease, request, &route.pool, || self.tenure()).await;
+        let pool = found.pool(lease.call().map_or("", Call::host));
+        let answer = forward::forward(lease, request, &pool, || self.tenure()).await;
         Ok(
             answer
                 .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own)),
@@ -101,8 +117,12 @@ impl Connection {
         mut entry: Entry,
         shape: Shape,
         head: &mut Parts,
-    ) -> Result<(Lease, &Arc<Route>), Denial> {
-        let call = match Call::read(shape, head) {
+    ) -> Result<(Lease, Found<'_>), Denial> {
+        let readable = match self.gate.is_proxy {
+            true => target::check_scheme(head),
+            false => Ok(()),
+        };
+        let call = match readable.and_then(|()| Call::read(shape, head)) {
             Ok(call) => call,
             Err(why) => {
                 let target: String = head.uri.to_string().chars().take(TARGET_KEPT).collect();
@@ -110,22 +130,44 @@ impl Connection {
                 return Err(Denial::ambiguous(entry, why));
             }
         };
-        let Some(route) = self.gate.routes.find(&call) else {
-            entry.refused("host_not_served", Some(call), None);
-            return Err(Denial::host_not_served(entry));
+        let port = || self.redirected.unwrap_or_else(|| target::port(head));
+        let Some(found) = self.gate.routes.find(&call, port) else {
+            return Err(self.not_found(entry, call));
         };
-        headers::clean_request(&mut head.headers, upgrade(shape, route));
+        headers::clean_request(&mut head.headers, upgrade(shape, found.protocol()));
         let ask = Ask {
             call,
             origin: &self.origin,
-            route,
+            service: found.service(),
+            port: found.port(),
             headers: &head.headers,
         };
         let lease = self.gate.enforcer.enforce(entry, ask)?;
         if let Some(xfcc) = &self.xfcc {
             headers::set_caller(&mut head.headers, xfcc);
         }
-        Ok((lease, route))
+        Ok((lease, found))
+    }
+
+    /// Puts a connection on record that is closed without a call.
+    pub(crate) fn refuse(&self, reason_code: &'static str, host: &str) {
+        let mut entry = self.gate.recorder.open(&self.origin);
+        entry.refused(reason_code, Some(Call::tcp(host)), None);
+        entry.completed();
+    }
+
+    /// Refuses what no service here is called by.
+    fn not_found(&self, mut entry: Entry, call: Call) -> Denial {
+        match self.gate.routes {
+            Routes::One(_) => {
+                entry.refused("host_not_served", Some(call), None);
+                Denial::host_not_served(entry)
+            }
+            Routes::Table(_) => {
+                entry.refused("destination_unknown", Some(call), None);
+                Denial::destination_unknown(entry)
+            }
+        }
     }
 
     /// Ends when the caller would no longer be let in.
@@ -147,8 +189,8 @@ impl Connection {
 }
 
 /// A WebSocket handshake is carried to an upstream that can answer it.
-fn upgrade(shape: Shape, route: &Route) -> headers::Upgrade {
-    match (shape, route.pool.config().protocol) {
+fn upgrade(shape: Shape, protocol: UpstreamProtocol) -> headers::Upgrade {
+    match (shape, protocol) {
         (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,
         _ => headers::Upgrade::Strip,
     }

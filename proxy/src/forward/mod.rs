@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-pub(crate) use dial::Dialer;
+pub(crate) use dial::{Dialer, UpstreamTlsClient};
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held};
@@ -50,8 +50,9 @@ pub(crate) async fn forward(
     let Answer { response, held } = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            return Err(Denial::upstream_failed(lease.end(), error.failure()));
+            let entry = lease.end();
+            error.tell(entry.id(), pool.config());
+            return Err(Denial::upstream_failed(entry, error.failure()));
         }
     };
     match (response.status(), downstream) {

@@ -77,6 +77,11 @@ impl Pool {
         self.dialer.connect().await
     }
 
+    /// A connection of its own for a caller that speaks TLS itself where it needs any.
+    pub(super) async fn dial_for_tunnel(&self) -> Result<Stream, ForwardError> {
+        self.dialer.connect_for_tunnel().await
+    }
+
     /// Sends a request and waits for the response's head.
     pub(super) async fn send(
         self: &Arc<Self>,

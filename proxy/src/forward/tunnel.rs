@@ -1,5 +1,5 @@
 //! An upgraded connection: bytes both ways until either side ends. Nothing is carried
-//! before the upstream has said 101 and the caller has been told.
+//! before the upstream has said 101, or is connected to, and the caller has been told.
 
 use std::io;
 use std::time::Duration;
@@ -11,9 +11,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::error::ForwardError;
 use super::headers;
 use super::pool::Pool;
 use super::response_body::ResponseBody;
+use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
@@ -46,15 +48,72 @@ pub(super) fn open(
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
+/// Whose TLS goes through a connection that is not looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// None, or some that is no affair of ours: what the upstream wants is put around them.
+    Plain,
+    /// The caller's own, where it talks to a host of the web: only mutual TLS is put around them.
+    OfCaller,
+}
+
+async fn reach(pool: &Pool, bytes: Bytes) -> Result<Stream, ForwardError> {
+    match bytes {
+        Bytes::Plain => pool.dial().await,
+        Bytes::OfCaller => pool.dial_for_tunnel().await,
+    }
+}
+
 /// Connects an allowed connection to its upstream and carries bytes until either side ends.
-pub(crate) async fn dial(mut lease: Lease, downstream: Stream, pool: &Pool, tenure: Tenure) {
-    match pool.dial().await {
+pub(crate) async fn dial(
+    lease: Lease,
+    downstream: Stream,
+    pool: &Pool,
+    bytes: Bytes,
+    tenure: Tenure,
+) {
+    match reach(pool, bytes).await {
         Ok(upstream) => carry(lease, downstream, upstream, tenure).await,
         Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            lease.failed(error.failure());
+            let mut entry = lease.end();
+            error.tell(entry.id(), pool.config());
+            entry.failed(error.failure());
         }
     }
+}
+
+/// Connects an allowed `CONNECT` to its upstream, answers 200 once that is done, and carries bytes
+/// from then on.
+///
+/// # Errors
+/// A [`Denial`] where the upstream cannot be connected to.
+pub(crate) async fn connect(
+    mut lease: Lease,
+    downstream: OnUpgrade,
+    pool: &Pool,
+    tenure: Tenure,
+) -> Result<Response<ResponseBody>, Denial> {
+    let upstream = match reach(pool, Bytes::OfCaller).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            let entry = lease.end();
+            error.tell(entry.id(), pool.config());
+            return Err(Denial::upstream_failed(entry, error.failure()));
+        }
+    };
+    let response = Response::new(ResponseBody::own(bytes::Bytes::new()));
+    lease.answered(response.status());
+    let drain = tenure.drain.clone();
+    drain.spawn(async move {
+        match downstream.await {
+            Ok(downstream) => carry(lease, TokioIo::new(downstream), upstream, tenure).await,
+            Err(error) => {
+                tracing::debug!(%error, "upgrade failed");
+                lease.failed(Failure::CallerGone);
+            }
+        }
+    });
+    Ok(response)
 }
 
 async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {

@@ -4,6 +4,8 @@
 //! whatever has more than one reading is refused here with its own reason code; nothing
 //! is repaired. What passes is forwarded byte for byte, and is what policy sees.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use http::HeaderMap;
 use http::header::HOST;
 use http::uri::Authority;
@@ -26,9 +28,15 @@ pub(crate) enum Ambiguity {
     /// A target that is neither an absolute path nor `*` with OPTIONS.
     #[error("the request target is not an absolute path")]
     TargetForm,
-    /// CONNECT, which an inbound listener never serves.
+    /// CONNECT, which only a forward proxy serves.
     #[error("CONNECT is not served here")]
     ConnectRefused,
+    /// An absolute target of another scheme than `http`: nothing would protect the request.
+    #[error("only http:// is served here; ask for https:// with CONNECT")]
+    SchemeRefused,
+    /// CONNECT without a port to connect to.
+    #[error("CONNECT names no port")]
+    ConnectPort,
     /// `.`, `..` or an empty segment in the path.
     #[error("the path has an empty or dot segment")]
     PathSegments,
@@ -63,6 +71,8 @@ impl Ambiguity {
             Self::HostInvalid => "host_invalid",
             Self::TargetForm => "target_form",
             Self::ConnectRefused => "connect_refused",
+            Self::SchemeRefused => "scheme_refused",
+            Self::ConnectPort => "connect_port",
             Self::PathSegments => "path_segments",
             Self::PathParameter => "path_parameter",
             Self::PathCharacter => "path_character",
@@ -194,21 +204,37 @@ pub(crate) fn host(headers: &HeaderMap, target: Option<&Authority>) -> Result<Bo
     }
 }
 
-fn canonical_host(authority: &str) -> Result<Box<str>, Ambiguity> {
+/// The host of `host[:port]`, as it is compared.
+///
+/// # Errors
+/// When it is not a host.
+pub(super) fn canonical_host(authority: &str) -> Result<Box<str>, Ambiguity> {
     let host = split_port(authority).ok_or(Ambiguity::HostInvalid)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let literal = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let valid = match literal {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(name),
-    };
-    if !valid {
-        return Err(Ambiguity::HostInvalid);
+    if let Some(literal) = literal {
+        let address = literal.parse::<Ipv6Addr>();
+        let address = address.map_err(|_| Ambiguity::HostInvalid)?;
+        return Ok(format!("[{address}]").into());
     }
-    Ok(host.to_ascii_lowercase().into_boxed_str())
+    match is_name(host) || host.parse::<Ipv4Addr>().is_ok() {
+        true => Ok(host.to_ascii_lowercase().into()),
+        false => Err(Ambiguity::HostInvalid),
+    }
+}
+
+/// SECURITY: a resolver takes `127.1` and `0x7f000001` for addresses, and `a..` for `a.`; a policy
+/// that names the host that is meant would not see it.
+fn is_name(host: &str) -> bool {
+    let byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| !label.is_empty() && label.bytes().all(byte);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || last.starts_with("0x")
+        || last.starts_with("0X");
+    host.len() <= 253 && host.split('.').all(label) && !is_number
 }
 
 /// The host of `host[:port]`; nothing when the port is not a port.
@@ -319,8 +345,33 @@ mod tests {
         assert_eq!(host_of(&["Orders.Shop:8443"], None).unwrap(), "orders.shop");
         assert_eq!(host_of(&["orders.shop."], None).unwrap(), "orders.shop");
         assert_eq!(host_of(&["[::1]:8443"], None).unwrap(), "[::1]");
+        assert_eq!(host_of(&["[0:0:0::0:1]"], None).unwrap(), "[::1]");
+        assert_eq!(host_of(&["127.0.0.1:80"], None).unwrap(), "127.0.0.1");
         assert_eq!(host_of(&[], Some("orders:1")).unwrap(), "orders");
         assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "orders");
+    }
+
+    #[test]
+    fn rejects_what_a_resolver_would_take_for_another_host() {
+        for host in [
+            "a..",
+            ".a",
+            "a..b",
+            "..",
+            "127.1",
+            "127.0.0.01",
+            "2130706433",
+            "0x7f.1",
+            "0x7f000001",
+            "a.0x1",
+            "1.2.3.4.5",
+        ] {
+            assert_eq!(
+                host_of(&[host], None),
+                Err(Ambiguity::HostInvalid),
+                "{host}"
+            );
+        }
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(crate) enum Failure {
     TrustEnded,
     /// The sidecar was stopping, and the call did not finish in the time for that.
     Drained,
+    /// Who answered at the upstream's address did not prove to be the one that is meant.
+    UpstreamIdentity,
+    /// We have no SVID to show to an upstream that asks for one.
+    NoIdentity,
+    /// The address that the caller chose is not one that may be connected to.
+    AddressRefused,
 }
 
 impl Failure {
@@ -42,6 +48,9 @@ impl Failure {
             Self::UpstreamBroke => "upstream_broke",
             Self::TrustEnded => "trust_ended",
             Self::Drained => "drained",
+            Self::UpstreamIdentity => "upstream_identity",
+            Self::NoIdentity => "no_identity",
+            Self::AddressRefused => "address_refused",
         }
     }
 }

@@ -79,5 +79,8 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::UpstreamBroke => "upstream broke off",
         Failure::TrustEnded => "peer no longer trusted",
         Failure::Drained => "cut by the end of draining",
+        Failure::UpstreamIdentity => "upstream is not the one that is meant",
+        Failure::NoIdentity => "no identity to call with",
+        Failure::AddressRefused => "upstream address refused",
     }
 }
