@@ -4,6 +4,7 @@
 pub(crate) mod addresses;
 pub(crate) mod detect;
 pub(crate) mod guard;
+mod hello;
 pub(crate) mod originals;
 pub(crate) mod table;
 pub(crate) mod transparent;

@@ -82,21 +82,34 @@ impl Routes {
         }
     }
 
-    /// The service at this place in the configuration, or the one that takes addresses such as
-    /// `host` where there is none.
-    pub(crate) fn at(&self, place: Option<usize>, host: &str, port: u16) -> Option<Found<'_>> {
-        let Self::Table(table) = self else {
-            return None;
-        };
-        let place = match place {
-            Some(place) => table.places.get(place)?,
-            None => table.hosts.find_exact(host, port).or_else(|| {
-                let any = table.hosts.find(host, port)?;
-                // Bytes that are not looked into cannot say to a fixed upstream where they go.
-                matches!(any, Place::Original(_)).then_some(any)
-            })?,
-        };
+    /// The service that is called by a name, for bytes that are not looked into.
+    pub(crate) fn named(&self, name: &str, port: u16) -> Option<Found<'_>> {
+        let place = self.table()?.hosts.find(name, port)?;
         Some(Found::at(place, port))
+    }
+
+    /// The service at this place in the configuration.
+    pub(crate) fn at(&self, place: usize, port: u16) -> Option<Found<'_>> {
+        let place = self.table()?.places.get(place)?;
+        Some(Found::at(place, port))
+    }
+
+    /// The service for bytes that are going to this address and name nobody.
+    pub(crate) fn at_address(&self, host: &str, port: u16) -> Option<Found<'_>> {
+        let hosts = &self.table()?.hosts;
+        let place = hosts.find_exact(host, port).or_else(|| {
+            let any = hosts.find(host, port)?;
+            // They cannot say to a fixed upstream where they were going.
+            matches!(any, Place::Original(_)).then_some(any)
+        })?;
+        Some(Found::at(place, port))
+    }
+
+    fn table(&self) -> Option<&Table> {
+        match self {
+            Self::One(_) => None,
+            Self::Table(table) => Some(table),
+        }
     }
 
     /// The service that a connection without a call in it is for.

@@ -85,7 +85,15 @@ pub(crate) struct WebHost {
 
 impl WebHost {
     pub(crate) async fn start(config: ServerConfig, behind: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            config,
+            behind,
+        )
+    }
+
+    /// A host on a socket of the test's own.
+    pub(crate) fn on(listener: TcpListener, config: ServerConfig, behind: SocketAddr) -> Self {
         let address = listener.local_addr().unwrap();
         let hellos = Arc::new(Mutex::new(Vec::new()));
         let (seen, config) = (Arc::clone(&hellos), Arc::new(config));

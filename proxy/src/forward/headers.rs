@@ -11,7 +11,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use wayleave_certs::{Peer, Svid};
 
-use crate::config::{UpstreamConfig, UpstreamProtocol};
+use crate::config::{UpstreamConfig, UpstreamProtocol, UpstreamTls};
 use crate::protocol::accepts_trailers;
 
 /// The verified caller, in Envoy's format.
@@ -124,7 +124,7 @@ pub(super) fn address<B>(request: &mut Request<B>, upstream: &UpstreamConfig) {
     let authority = request.uri().authority().cloned();
     match upstream.protocol {
         UpstreamProtocol::Http1 => to_http1(request, authority),
-        UpstreamProtocol::Http2 => to_http2(request, authority),
+        UpstreamProtocol::Http2 => to_http2(request, authority, scheme(upstream)),
     }
 }
 
@@ -142,14 +142,22 @@ fn to_http1<B>(request: &mut Request<B>, authority: Option<Authority>) {
     join_cookies(request.headers_mut());
 }
 
-fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>) {
+/// What is said over TLS says so (RFC 9113 section 8.3.1); some hosts insist.
+fn scheme(upstream: &UpstreamConfig) -> Scheme {
+    match upstream.tls {
+        UpstreamTls::Off => Scheme::HTTP,
+        UpstreamTls::Mutual(_) | UpstreamTls::Web(_) => Scheme::HTTPS,
+    }
+}
+
+fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(HOST);
     let host = host.and_then(|host| {
         Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok()
     });
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.authority = authority.or(host);
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
@@ -254,7 +262,7 @@ mod tests {
             .header("host", "orders:1")
             .body(())
             .unwrap();
-        to_http2(&mut request, None);
+        to_http2(&mut request, None, Scheme::HTTP);
         assert_eq!(request.uri(), "http://orders:1/a");
         assert!(!request.headers().contains_key(HOST));
     }

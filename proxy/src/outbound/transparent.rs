@@ -1,6 +1,6 @@
 //! Connections that the kernel redirected here: where they were going is asked of the kernel, and
 //! what they speak is seen in their first bytes. HTTP is decided call by call on its `Host`, all
-//! else as a connection to an address.
+//! else as a connection to the server that TLS names, or to an address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,9 +16,11 @@ use super::Outbound;
 use super::addresses::AddressTable;
 use super::detect::{Looks, looks_like_http};
 use super::guard::is_own;
+use super::hello::{Hello, server_name};
 use crate::connection;
 use crate::drain::Drain;
 use crate::forward::tunnel::Bytes;
+use crate::route::Found;
 use crate::stream::Stream;
 
 /// How long a connection may take over its first bytes. In some protocols the server speaks
@@ -67,27 +69,23 @@ impl Outbound {
             Err(reason_code) => {
                 let to = socket.local_addr().ok();
                 tracing::warn!(listener = &*self.gate.name, %source, ?to, reason_code, "connection refused");
-                let host = to.map(|to| host_of(to)).unwrap_or_default();
+                let host = to.map(host_of).unwrap_or_default();
                 return self.connection(source, drain).refuse(reason_code, &host);
             }
         };
         let mut stream = Stream::from(socket);
-        let looks = tokio::select! {
-            looks = first_bytes(&mut stream) => looks,
+        let speaks = tokio::select! {
+            speaks = first_bytes(&mut stream) => speaks,
             // Nothing was decided yet, so nothing is lost.
             () = drain.begun() => return,
         };
         let connection = self.connection(source, drain);
-        let version = match looks {
-            Ok(Looks::Http1) => Alpn::Http1,
-            Ok(Looks::Http2) => Alpn::Http2,
-            Ok(_) => {
-                let owner = transparent.addresses.find(original).await;
-                let place = owner.as_ref().map(|owner| owner.place);
-                let host = owner.map_or_else(|| host_of(original), |owner| owner.host.to_string());
-                let found = self.gate.routes.at(place, &host, original.port());
-                return connection::tcp::carry(stream, &connection, &host, found, Bytes::OfCaller)
-                    .await;
+        let version = match speaks {
+            Ok(Speaks::Http(version)) => version,
+            Ok(Speaks::Bytes(name)) => {
+                let (host, found) = self.find(transparent, original, name).await;
+                let bytes = Bytes::OfCaller;
+                return connection::tcp::carry(stream, &connection, &host, found, bytes).await;
             }
             // It ended before it said anything.
             Err(_) => return,
@@ -97,26 +95,68 @@ impl Outbound {
     }
 }
 
+impl Outbound {
+    /// Where bytes go that are not looked into, and the host that policy sees.
+    ///
+    /// SECURITY: a server name is the caller's word, so it leads to where that name does, whatever
+    /// the original address was.
+    async fn find(
+        &self,
+        transparent: &Transparent,
+        original: SocketAddr,
+        name: Option<String>,
+    ) -> (String, Option<Found<'_>>) {
+        let (routes, port) = (&self.gate.routes, original.port());
+        if let Some(name) = name
+            && let Some(found) = routes.named(&name, port)
+        {
+            return (name, Some(found));
+        }
+        match transparent.addresses.find(original).await {
+            Some(owner) => (owner.host.to_string(), routes.at(owner.place, port)),
+            None => {
+                let host = host_of(original);
+                let found = routes.at_address(&host, port);
+                (host, found)
+            }
+        }
+    }
+}
+
+/// What a redirected connection speaks.
+#[derive(Debug)]
+enum Speaks {
+    Http(Alpn),
+    /// Something else; TLS may name the server that is meant.
+    Bytes(Option<String>),
+}
+
 /// What a connection speaks, as far as its first bytes tell within [`FIRST_BYTES`].
-async fn first_bytes(stream: &mut Stream) -> io::Result<Looks> {
+async fn first_bytes(stream: &mut Stream) -> io::Result<Speaks> {
     let mut seen = BytesMut::new();
     let looked = tokio::time::timeout(FIRST_BYTES, look(stream, &mut seen)).await;
     stream.unread(seen.freeze());
-    looked.unwrap_or(Ok(Looks::Unsure))
+    looked.unwrap_or(Ok(Speaks::Bytes(None)))
 }
 
-async fn look(stream: &mut Stream, seen: &mut BytesMut) -> io::Result<Looks> {
+async fn look(stream: &mut Stream, seen: &mut BytesMut) -> io::Result<Speaks> {
     loop {
         seen.reserve(1024);
         if stream.read_buf(seen).await? == 0 {
             return match seen.is_empty() {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),
-                false => Ok(Looks::Other),
+                false => Ok(Speaks::Bytes(None)),
             };
         }
         match looks_like_http(seen) {
+            Looks::Http1 => return Ok(Speaks::Http(Alpn::Http1)),
+            Looks::Http2 => return Ok(Speaks::Http(Alpn::Http2)),
             Looks::Unsure => {}
-            looks => return Ok(looks),
+            Looks::Other => match server_name(seen) {
+                Hello::Names(name) => return Ok(Speaks::Bytes(Some(name))),
+                Hello::NamesNobody => return Ok(Speaks::Bytes(None)),
+                Hello::Unsure => {}
+            },
         }
     }
 }

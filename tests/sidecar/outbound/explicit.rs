@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, context};
-use crate::support::client::plain;
+use crate::support::client::{Http1, plain};
 use crate::support::eventually;
 use crate::support::mesh::{beside, echo, mutual, outbound, to_shop};
-use crate::support::pki::{Leaf, workload};
+use crate::support::pki::{Credentials, Leaf, workload};
 use crate::support::process::wayleave;
 use crate::support::setup::{Setup, Sidecar};
 use crate::support::tool;
@@ -263,6 +263,36 @@ async fn answers_503_while_the_workload_has_no_name_and_serves_once_it_has() {
         .unwrap();
     eventually("an allowed call", || async {
         (plain(out, get("/")).await?.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn denies_once_the_workloads_own_svid_has_expired() {
+    let app = Upstream::start(Speaks::Http1).await;
+    let ca = crate::support::pki::Ca::new();
+    let keys = to_shop("", &format!("{{ address: \"{}\" }}", app.address));
+    let setup = beside(&ca, "frontend", &keys);
+    let leaf = Leaf {
+        lifetime: Some(time::Duration::seconds(5)),
+        ..Leaf::svid(&workload("frontend"))
+    };
+    Credentials::write(&setup.path("own"), &ca.issue(&leaf), &ca.pem());
+    let caller = setup.launch("ready").await;
+    let out = outbound(&caller, "out").await;
+    let mut kept = Http1::over_plain(TcpStream::connect(out).await.unwrap()).await;
+    assert_eq!(kept.send(get("/")).await.status, 200);
+    let refused = eventually("the end of the SVID", || async {
+        let answer = plain(out, get("/")).await?;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["reason_code"], "no_identity");
+    // Nor does a connection from before that moment go on.
+    eventually("the end of the connection", || {
+        let closed = kept.0.is_closed();
+        async move { closed.then_some(()) }
     })
     .await;
 }

@@ -2,6 +2,11 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -301,6 +306,40 @@ async fn connect_carries_bytes_once_it_is_allowed_and_connected() {
     assert_eq!(record["resource"]["port"], 5432);
     assert_eq!(record["status"], 200);
     assert_eq!(record["failure"], Value::Null);
+}
+
+#[tokio::test]
+async fn connect_is_served_over_http_2_as_well() {
+    let upstream = echo().await;
+    let destination = format!(
+        "{{ service: shop, hosts: [db.example], upstream: {{ address: \"{upstream}\" }} }}"
+    );
+    let (_caller, out) = started(&destination).await;
+    let io = TokioIo::new(TcpStream::connect(out).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let connect = |target: &str| {
+        Request::connect(target)
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let refused = within(
+        "the refusal",
+        sender.send_request(connect("other.example:1")),
+    )
+    .await;
+    assert_eq!(refused.unwrap().status(), 403);
+    let response = within("the answer", sender.send_request(connect("db.example:1"))).await;
+    let response = response.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"hello ").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = String::new();
+    within("the answer", stream.read_to_string(&mut back))
+        .await
+        .unwrap();
+    assert_eq!(back, "hello farewell");
 }
 
 #[tokio::test]

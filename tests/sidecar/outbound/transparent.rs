@@ -1,6 +1,8 @@
 //! Connections that iptables redirects to the sidecar, in a network namespace, by the rules of the
 //! init container in examples/kubernetes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,6 +19,7 @@ use crate::support::process::Process;
 use crate::support::setup::{POLICY, Setup, message};
 use crate::support::tool;
 use crate::support::upstream::{Speaks, Upstream};
+use crate::support::web::{Version, WebCa, WebHost};
 use crate::support::within;
 
 const MANIFEST: &str = include_str!("../../../examples/kubernetes/workload.yaml");
@@ -43,6 +46,10 @@ struct Pod {
 impl Pod {
     /// A workload that is redirected, its sidecar, and what the sidecar may call.
     async fn start(destinations: &str) -> Option<Self> {
+        Self::start_with(destinations, None).await
+    }
+
+    async fn start_with(destinations: &str, roots: Option<&str>) -> Option<Self> {
         let namespace = Namespace::start().await?;
         let environment =
             "PROXY_UID=0 OUTBOUND_PORT=15001 INBOUND_PORT=15006 APPLICATION_PORTS=8080";
@@ -58,6 +65,9 @@ impl Pod {
         let issued = setup.ca.issue(&Leaf::local(&workload("frontend")));
         Credentials::write(&setup.path("own"), &issued, &setup.ca.pem());
         setup.upstream = "127.0.0.1:8080".to_owned();
+        if let Some(roots) = roots {
+            std::fs::write(setup.path("roots.pem"), roots).unwrap();
+        }
         let config = setup.path("wayleave.yaml");
         std::fs::write(&config, setup.config("0.0.0.0:15006")).unwrap();
         let mut command = namespace.command(env!("CARGO_BIN_EXE_wayleave"));
@@ -268,6 +278,60 @@ async fn closes_what_would_come_back_to_the_sidecar_itself() {
         })
         .await;
     pod.process.stderr.contains("redirect_loop").await;
+}
+
+#[tokio::test]
+async fn tls_goes_where_its_server_name_leads_and_nowhere_else() {
+    let destinations = format!(
+        "{{ service: shop, hosts: [api.example], upstream: {{ address: \"{HERE}:443\", tls: {{ roots: roots.pem }} }} }},\
+         {{ service: vault, hosts: [vault.example], upstream: {{ address: \"{HERE}:443\" }} }}"
+    );
+    let ca = WebCa::new();
+    let roots = ca.pem();
+    let Some(pod) = Pod::start_with(&destinations, Some(&roots)).await else {
+        return;
+    };
+    let app = Upstream::start(Speaks::Http1).await;
+    let config = || {
+        let mut config = ca.server("api.example", time::Duration::hours(-1), Version::Tls13);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
+    };
+    let here = WebHost::on(pod.namespace.listen(HERE, 443), config(), app.address);
+    let there = WebHost::on(pod.namespace.listen(THERE, 443), config(), app.address);
+    std::fs::set_permissions(pod.setup.directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let roots = pod.setup.path("roots.pem");
+    let curl = async |name: &str, address: &str| {
+        let resolve = format!("{name}:443:{address}");
+        let url = format!("https://{name}/a");
+        pod.curl(&[
+            "--cacert",
+            roots.to_str().unwrap(),
+            "--resolve",
+            &resolve,
+            &url,
+        ])
+        .await
+    };
+    let told = curl("api.example", HERE).await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    let record = pod.record(|_| true).await;
+    assert_eq!(record["action"], "tcp:connect");
+    assert_eq!(record["resource"]["service"], "shop");
+    assert_eq!(record["resource"]["host"], "api.example");
+    assert_eq!(record["resource"]["port"], 443);
+    // A name that is allowed does not open the way to an address that is not its own.
+    let told = curl("api.example", THERE).await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    // Known and not permitted; not known.
+    assert_eq!(curl("vault.example", HERE).await, "");
+    assert_eq!(curl("other.example", THERE).await, "");
+    let record = pod
+        .record(|line| line["reason_code"] == "destination_unknown")
+        .await;
+    assert_eq!(record["resource"]["host"], THERE);
+    assert_eq!(here.hellos().len(), 2);
+    assert_eq!(there.hellos(), []);
 }
 
 #[tokio::test]
