@@ -176,7 +176,8 @@ impl Fleet {
         let upstream = &destination.upstream;
         Ok(Lead {
             service: Arc::clone(&destination.service),
-            hosts: destination.hosts.clone(),
+            // Found by its host, or by the listener: either way every host is for it.
+            hosts: Vec::new(),
             port: upstream.port(),
             config: upstream.clone(),
             tls: self.tls(upstream)?,

@@ -38,7 +38,7 @@ pub(crate) fn beside(ca: &Ca, name: &str, keys: &str) -> Setup {
 pub(crate) fn to_shop(listener: &str, upstream: &str) -> String {
     format!(
         "outbound: [{{ name: out, listen: \"127.0.0.1:0\", destination: shop{listener} }}]\n\
-         destinations: [{{ service: shop, upstream: {upstream} }}]"
+         destinations: [{{ service: shop, hosts: [shop.internal], upstream: {upstream} }}]"
     )
 }
 

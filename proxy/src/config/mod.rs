@@ -160,8 +160,7 @@ pub enum OutboundKind {
 pub struct DestinationConfig {
     /// The Cedar `Service` that policies know it by; distinct.
     pub service: Arc<str>,
-    /// The hosts that it is called by. None: it is not found by its host, and an explicit
-    /// listener for it takes every host.
+    /// The hosts that it is found by. An explicit listener for it takes every host.
     pub hosts: Vec<HostPattern>,
     /// The ports that it is called on; empty stands for all.
     pub ports: Vec<u16>,

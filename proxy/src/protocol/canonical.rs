@@ -197,11 +197,15 @@ pub(crate) fn host(headers: &HeaderMap, target: Option<&Authority>) -> Result<Bo
         (None, None) => Err(Ambiguity::HostMissing),
         (Some(host), None) => canonical_host(host),
         (None, Some(target)) => canonical_host(target.as_str()),
-        (Some(host), Some(target)) if host.eq_ignore_ascii_case(target.as_str()) => {
-            canonical_host(host)
-        }
+        (Some(host), Some(target)) if is_same(host, target.as_str()) => canonical_host(host),
         (Some(_), Some(_)) => Err(Ambiguity::HostMismatch),
     }
+}
+
+/// Whether two spellings of a host and port are the same, port 80 written out or not.
+fn is_same(host: &str, target: &str) -> bool {
+    let [host, target] = [host, target].map(|each| each.strip_suffix(":80").unwrap_or(each));
+    host.eq_ignore_ascii_case(target)
 }
 
 /// The host of `host[:port]`, as it is compared.
@@ -380,6 +384,8 @@ mod tests {
         assert_eq!(host_of(&[], None), Err(HostMissing));
         assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
         assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
+        assert_eq!(host_of(&["a:81"], Some("a")), Err(HostMismatch));
+        assert_eq!(host_of(&["a"], Some("a:80")).unwrap(), "a");
         for bad in [
             "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80",
         ] {

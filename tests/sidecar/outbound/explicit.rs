@@ -359,7 +359,7 @@ async fn check_and_status_show_where_calls_may_go() {
     let told = told.successful().stdout();
     for words in [
         &format!("out  {out} outbound, for shop at shop.internal:8443"),
-        "shop  shop.internal:8443, which proves to be spiffe://test.example/*",
+        "shop  shop.internal:8443, which proves to be spiffe://test.example/*, called by shop.internal",
     ] {
         assert!(told.contains(words), "no `{words}` in {told}");
     }

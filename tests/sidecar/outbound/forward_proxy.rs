@@ -15,6 +15,7 @@ use tokio::process::Command;
 use crate::support::client::status_of;
 use crate::support::mesh::{beside, echo, outbound, proxy};
 use crate::support::pki::{Ca, workload};
+use crate::support::process::wayleave;
 use crate::support::setup::{Setup, Sidecar};
 use crate::support::tool;
 use crate::support::upstream::{Speaks, Upstream};
@@ -127,7 +128,7 @@ async fn python_takes_it_from_its_environment() {
     let (app, _caller, out) = shop().await;
     let standard = "import urllib.request as u; print(u.urlopen('http://shop.example/a').status)";
     let requests =
-        "import requests; print(requests.get('http://v1.shop.example:81/b').status_code)";
+        "import requests; print(requests.get('http://v1.shop.example:80/b').status_code)";
     let mut expected = vec!["/a"];
     for (script, module) in [(standard, "urllib"), (requests, "requests")] {
         let mut python = Command::new("python3");
@@ -215,6 +216,20 @@ async fn a_host_that_leads_nowhere_is_refused_and_on_record() {
     let own = format!("GET / HTTP/1.1\r\nHost: {out}\r\nConnection: close\r\n\r\n");
     assert_eq!(status_of(&raw(out, &own).await), 403);
     app.assert_untouched();
+}
+
+#[tokio::test]
+async fn status_shows_what_the_proxy_leads_to() {
+    let (_app, caller, out) = shop().await;
+    let admin = caller.admin.to_string();
+    let told = tool::run(wayleave().args(["status", "--admin", &admin])).await;
+    let told = told.successful().stdout();
+    for words in [
+        &format!("proxy  {out} outbound, as a forward proxy"),
+        "called by shop.example, *.shop.example",
+    ] {
+        assert!(told.contains(words), "no `{words}` in {told}");
+    }
 }
 
 #[tokio::test]
