@@ -105,6 +105,19 @@ impl Routes {
         Some(Found::at(place, port))
     }
 
+    /// Every service at addresses of its own.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let (one, several) = match self {
+            Self::One(route) => (Some(route), &[][..]),
+            Self::Table(table) => (None, &table.places[..]),
+        };
+        let fixed = several.iter().filter_map(|place| match place {
+            Place::Fixed(route) => Some(route),
+            Place::Original(_) => None,
+        });
+        one.into_iter().chain(fixed)
+    }
+
     fn table(&self) -> Option<&Table> {
         match self {
             Self::One(_) => None,
