@@ -36,6 +36,7 @@ mod sidecar {
     mod identity_docs;
     mod inspect;
     mod limits;
+    mod outbound;
     mod overload;
     mod permissive;
     mod policy;

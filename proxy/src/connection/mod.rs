@@ -1,7 +1,8 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
-mod detect;
+mod connect;
+pub(crate) mod detect;
 mod ended;
 mod frames;
 pub(crate) mod http;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response, StatusCode, Version};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use wayleave_certs::Alpn;
 
@@ -32,9 +33,9 @@ use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
 use crate::forward::{self, ResponseBody, Tenure, Times, headers};
 use crate::gate::Gate;
-use crate::protocol::{Call, Shape};
+use crate::protocol::{Call, Shape, target};
 use crate::record::{Calls, Entry, Origin};
-use crate::route::Route;
+use crate::route::{Found, Routes};
 use crate::stream::Stream;
 use crate::trust::Trust;
 use detect::Speaks;
@@ -110,6 +111,8 @@ pub(crate) struct Connection {
     closing: AtomicBool,
     patience: Mutex<Patience>,
     drain: Drain,
+    /// The port that the connection was made to before it was redirected here.
+    redirected: Option<u16>,
 }
 
 impl Connection {
@@ -138,6 +141,15 @@ impl Connection {
             closing: AtomicBool::new(false),
             patience: Mutex::new(patience),
             drain,
+            redirected: None,
+        }
+    }
+
+    /// The same connection, which was made to this port before it was redirected here.
+    pub(crate) fn redirected_from(self, port: u16) -> Self {
+        Self {
+            redirected: Some(port),
+            ..self
         }
     }
 
@@ -147,17 +159,20 @@ impl Connection {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         self.served.fetch_add(1, Ordering::Relaxed);
+        if self.gate.is_proxy && request.method() == Method::CONNECT {
+            return Ok(Box::pin(self.connect(request)).await);
+        }
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
         if let Some(excess) = self.origin.calls.excess() {
-            let denial = excess_denial(entry, excess, &head);
+            let denial = excess_denial(entry, excess, &head.uri);
             let left = unread::when_dropped(version, &body);
             let answer = denial.into_response(shape, left).map(ResponseBody::own);
             return Ok(self.last_of_all(version, answer));
         }
         let expects = head.headers.contains_key(EXPECT);
-        let (lease, route) = match self.decide(entry, shape, &mut head) {
+        let (lease, found) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
@@ -169,7 +184,8 @@ impl Connection {
         let request = Request::from_parts(head, body);
         let (times, policies) = (self.times(shape), &self.gate.enforcer.policies);
         let tenure = || self.tenure();
-        let answer = forward::forward(lease, request, &route.pool, policies, times, tenure).await;
+        let pool = found.pool(lease.call().map_or("", Call::host));
+        let answer = forward::forward(lease, request, &pool, policies, times, tenure).await;
         let answer = answer
             .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
         Ok(self.last_of_all(version, answer))
@@ -198,30 +214,56 @@ impl Connection {
         mut entry: Entry,
         shape: Shape,
         head: &mut Parts,
-    ) -> Result<(Lease, &Arc<Route>), Denial> {
-        let call = match Call::read(shape, head) {
+    ) -> Result<(Lease, Found<'_>), Denial> {
+        let readable = match self.gate.is_proxy {
+            true => target::check_scheme(head),
+            false => Ok(()),
+        };
+        let call = match readable.and_then(|()| Call::read(shape, head)) {
             Ok(call) => call,
             Err(why) => {
-                entry.refused(why.reason_code(), None, Some(target(head)));
+                entry.refused(why.reason_code(), None, Some(kept(&head.uri)));
                 return Err(Denial::ambiguous(entry, why));
             }
         };
-        let Some(route) = self.gate.routes.find(&call) else {
-            entry.refused("host_not_served", Some(call), None);
-            return Err(Denial::host_not_served(entry));
+        let port = || self.redirected.unwrap_or_else(|| target::port(head));
+        let Some(found) = self.gate.routes.find(&call, port) else {
+            return Err(self.not_found(entry, call));
         };
-        headers::clean_request(&mut head.headers, upgrade(shape, route));
+        headers::clean_request(&mut head.headers, upgrade(shape, found.protocol()));
         let ask = Ask {
             call,
             origin: &self.origin,
-            route,
+            service: found.service(),
+            port: found.port(),
             headers: &head.headers,
         };
         let lease = self.gate.enforcer.enforce(entry, ask)?;
         if let Some(xfcc) = &self.xfcc {
             headers::set_caller(&mut head.headers, xfcc);
         }
-        Ok((lease, route))
+        Ok((lease, found))
+    }
+
+    /// Puts a connection on record that is closed without a call.
+    pub(crate) fn refuse(&self, reason_code: &'static str, host: &str) {
+        let mut entry = self.gate.recorder.open(&self.origin);
+        entry.refused(reason_code, Some(Call::tcp(host)), None);
+        entry.completed();
+    }
+
+    /// Refuses what no service here is called by.
+    fn not_found(&self, mut entry: Entry, call: Call) -> Denial {
+        match self.gate.routes {
+            Routes::One(_) => {
+                entry.refused("host_not_served", Some(call), None);
+                Denial::host_not_served(entry)
+            }
+            Routes::Table(_) => {
+                entry.refused("destination_unknown", Some(call), None);
+                Denial::destination_unknown(entry)
+            }
+        }
     }
 
     /// How long a call that begins now may take. A gRPC stream may be silent for as long as both
@@ -286,8 +328,8 @@ impl Connection {
 }
 
 /// SECURITY: before anything is read or asked that costs more than the refusal.
-fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
-    entry.refused(excess.reason_code(), None, Some(target(head)));
+fn excess_denial(mut entry: Entry, excess: Excess, target: &Uri) -> Denial {
+    entry.refused(excess.reason_code(), None, Some(kept(target)));
     match excess {
         Excess::Overloaded => Denial::overloaded(entry),
         Excess::PeerLimit => Denial::peer_limit(entry),
@@ -295,13 +337,13 @@ fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
 }
 
 /// What was asked for, as far as a record of a refusal keeps it.
-fn target(head: &Parts) -> String {
-    head.uri.to_string().chars().take(TARGET_KEPT).collect()
+fn kept(target: &Uri) -> String {
+    target.to_string().chars().take(TARGET_KEPT).collect()
 }
 
 /// A WebSocket handshake is carried to an upstream that can answer it.
-fn upgrade(shape: Shape, route: &Route) -> headers::Upgrade {
-    match (shape, route.pool.config().protocol) {
+fn upgrade(shape: Shape, protocol: UpstreamProtocol) -> headers::Upgrade {
+    match (shape, protocol) {
         (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,
         _ => headers::Upgrade::Strip,
     }

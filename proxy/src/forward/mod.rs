@@ -31,7 +31,7 @@ use wayleave_authz::PolicyStore;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-pub(crate) use dial::MutualTls;
+pub(crate) use dial::{MutualTls, UpstreamTlsClient};
 use error::ForwardError;
 pub(crate) use pool::Pool;
 use pool::{Answer, Held, Tried};
@@ -41,7 +41,7 @@ pub(crate) use response_body::ResponseBody;
 use response_body::Words;
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
-pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
+pub(crate) use upstream::{Blueprint, EndpointStatus, Upstream, Upstreams};
 
 /// Forwards one call and answers with the upstream's response, its body still streaming. What is
 /// tried again is so only while `policies` are those that the call was decided by.
@@ -61,7 +61,7 @@ pub(crate) async fn forward(
     let words = Words::of(shape, request.version());
     let permit = match pool.upstream().circuit.request() {
         Ok(permit) => permit,
-        Err(error) => return Err(failed(lease, &error)),
+        Err(error) => return Err(failed(lease, pool, &error)),
     };
     let (mut request, progress) = request_body::watched(request);
     let downstream = (shape == Shape::WebSocket).then(|| hyper::upgrade::on(&mut request));
@@ -82,7 +82,7 @@ pub(crate) async fn forward(
     };
     let Answer { response, mut held } = match answer {
         Ok(answer) => answer,
-        Err(error) => return Err(failed(lease, &error)),
+        Err(error) => return Err(failed(lease, pool, &error)),
     };
     held.permit = permit;
     match (response.status(), downstream) {
@@ -90,7 +90,7 @@ pub(crate) async fn forward(
             Ok(tunnel::open(lease, response, held, downstream, tenure()))
         }
         (StatusCode::SWITCHING_PROTOCOLS, None) => {
-            Err(failed(lease, &ForwardError::UnexpectedUpgrade))
+            Err(failed(lease, pool, &ForwardError::UnexpectedUpgrade))
         }
         _ => Ok(relay(lease, response, held, words, times)),
     }
@@ -98,9 +98,9 @@ pub(crate) async fn forward(
 
 /// What the caller is told in the answer's place: who does not send its request in time is told
 /// that, and not that the upstream was slow.
-fn failed(lease: Lease, error: &ForwardError) -> Denial {
-    tracing::debug!(error = error as &dyn std::error::Error, "upstream failed");
+fn failed(lease: Lease, pool: &Pool, error: &ForwardError) -> Denial {
     let (entry, failure) = (lease.end(), error.failure());
+    error.tell(entry.id(), pool.config());
     match error.is_the_callers() {
         true => Denial::request_too_slow(entry, failure),
         false => Denial::upstream_failed(entry, failure),
