@@ -24,7 +24,7 @@ use crate::worker::Seat;
 
 /// Where the calls of a listener go, before anything is begun.
 pub(crate) enum Leads {
-    To(Lead),
+    To(Box<Lead>),
     ByHost(Vec<(DestinationConfig, Lead)>),
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Lead {
 
 /// Where the calls of a listener go, as all workers share it.
 pub(crate) enum Ways {
-    One(Way),
+    One(Box<Way>),
     ByHost(Vec<(DestinationConfig, Way)>),
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Way {
 
 enum To {
     Fixed(Arc<Upstream>),
-    Original(Blueprint),
+    Original(Box<Blueprint>),
 }
 
 /// TLS with hosts of the web cannot be had.
@@ -77,18 +77,19 @@ impl Fleet {
         let (config, destinations) = match config {
             ListenerConfig::Inbound(config) => {
                 let hosts = config.hosts.iter().cloned().map(HostPattern::Exact);
-                return Ok(Leads::To(Lead {
+                let lead = Lead {
                     service: Arc::clone(&config.service),
                     hosts: hosts.collect(),
                     port: None,
                     tls: self.tls(&config.upstream)?,
                     upstream: config.upstream.clone(),
-                }));
+                };
+                return Ok(Leads::To(Box::new(lead)));
             }
             ListenerConfig::Outbound(config, destinations) => (config, destinations),
         };
         match &config.kind {
-            OutboundKind::Explicit(destination) => Ok(Leads::To(self.lead(destination)?)),
+            OutboundKind::Explicit(destination) => Ok(Leads::To(Box::new(self.lead(destination)?))),
             OutboundKind::ForwardProxy | OutboundKind::Transparent => {
                 let lead = |each: &DestinationConfig| Ok((each.clone(), self.lead(each)?));
                 let leads: Result<_, WebTlsError> = destinations.iter().map(lead).collect();
@@ -134,7 +135,7 @@ impl Fleet {
     /// Begins what is done in the background for the services of the listener `name`.
     pub(crate) fn begin(&self, leads: Leads, name: &Arc<str>, port: u16) -> Ways {
         match leads {
-            Leads::To(lead) => Ways::One(self.way(lead, name, port)),
+            Leads::To(lead) => Ways::One(Box::new(self.way(*lead, name, port))),
             Leads::ByHost(leads) => Ways::ByHost(
                 leads
                     .into_iter()
@@ -151,7 +152,7 @@ impl Fleet {
         let to = match original {
             Some(allowed) => {
                 let guard = Guard::new(allowed, self.own.clone());
-                To::Original(blueprint.guarded(guard))
+                To::Original(Box::new(blueprint.guarded(guard)))
             }
             None => {
                 let upstream = blueprint.start(&self.control);
@@ -207,7 +208,8 @@ impl Way {
                 pool: Pool::tended(Arc::clone(upstream), runtime),
             })),
             To::Original(blueprint) => {
-                let originals = Originals::new(service, blueprint.clone(), runtime.clone());
+                let originals =
+                    Originals::new(service, Blueprint::clone(blueprint), runtime.clone());
                 let originals = Arc::new(originals);
                 runtime.spawn(Originals::tend(Arc::downgrade(&originals)));
                 Place::Original(originals)

@@ -28,9 +28,9 @@ use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
 /// A listener's configuration, whichever way its calls go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListenerConfig {
-    Inbound(InboundConfig),
+    Inbound(Box<InboundConfig>),
     /// With the destinations that it finds by their hosts, where it does.
-    Outbound(OutboundConfig, Arc<[DestinationConfig]>),
+    Outbound(Box<OutboundConfig>, Arc<[DestinationConfig]>),
 }
 
 /// Why the listeners that are wanted cannot be had.
@@ -51,14 +51,15 @@ pub(crate) enum PlanError {
 impl ListenerConfig {
     /// All listeners of a configuration.
     pub(crate) fn all(config: &Config) -> Vec<Self> {
-        let inbound = config.inbound.iter().cloned().map(Self::Inbound);
+        let inbound = config.inbound.iter().cloned().map(Box::new);
+        let inbound = inbound.map(Self::Inbound);
         let (none, every) = (Arc::default(), Arc::from(config.destinations.as_slice()));
         let outbound = config.outbound.iter().map(|outbound| {
             let destinations = match outbound.kind {
                 OutboundKind::Explicit(_) => &none,
                 OutboundKind::ForwardProxy | OutboundKind::Transparent => &every,
             };
-            Self::Outbound(outbound.clone(), Arc::clone(destinations))
+            Self::Outbound(Box::new(outbound.clone()), Arc::clone(destinations))
         });
         inbound.chain(outbound).collect()
     }

@@ -22,7 +22,7 @@ use crate::support::upstream::{Speaks, Upstream};
 use crate::support::within;
 
 /// A sidecar that is the proxy of `frontend`, with these destinations.
-async fn started(destinations: &str) -> (Sidecar, SocketAddr) {
+pub(super) async fn started(destinations: &str) -> (Sidecar, SocketAddr) {
     let caller = beside(&Ca::new(), "frontend", &proxy(destinations))
         .start()
         .await;
@@ -42,7 +42,7 @@ async fn shop() -> (Upstream, Sidecar, SocketAddr) {
 }
 
 /// A proxy that leads wherever it is asked, as far as these addresses may be.
-async fn anywhere(allowed: &str) -> (Sidecar, SocketAddr) {
+pub(super) async fn anywhere(allowed: &str) -> (Sidecar, SocketAddr) {
     let upstream = format!("{{ original: true, allow_addresses: [{allowed}] }}");
     started(&format!(
         "{{ service: shop, hosts: [\"*\"], upstream: {upstream} }}"
@@ -59,7 +59,7 @@ async fn raw(proxy: SocketAddr, head: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn get(proxy: SocketAddr, url: &str) -> String {
+pub(super) async fn get(proxy: SocketAddr, url: &str) -> String {
     let host = url.split('/').nth(2).unwrap();
     raw(
         proxy,
@@ -68,7 +68,7 @@ async fn get(proxy: SocketAddr, url: &str) -> String {
     .await
 }
 
-fn reason(answer: &str) -> String {
+pub(super) fn reason(answer: &str) -> String {
     let body = answer.split_once("\r\n\r\n").unwrap().1;
     let problem: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"));
     problem["reason_code"].as_str().unwrap().to_owned()

@@ -4,4 +4,5 @@
 mod egress;
 mod explicit;
 mod forward_proxy;
+mod reload;
 mod transparent;
