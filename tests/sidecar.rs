@@ -37,6 +37,7 @@ mod sidecar {
     mod inspect;
     mod interim;
     mod limits;
+    mod outbound;
     mod overload;
     mod permissive;
     mod policy;

@@ -16,7 +16,6 @@ use crate::config::InboundMode;
 use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
 use crate::record::{Decided, Entry, Origin};
-use crate::route::Route;
 pub(crate) use lease::Lease;
 
 /// The enforcement point of one listener.
@@ -36,7 +35,9 @@ pub(crate) struct Enforcer {
 pub(crate) struct Ask<'a> {
     pub(crate) call: Call,
     pub(crate) origin: &'a Origin,
-    pub(crate) route: &'a Route,
+    /// The service that it is for, and the port that it is called on.
+    pub(crate) service: &'a Arc<str>,
+    pub(crate) port: u16,
     /// Those that will be forwarded.
     pub(crate) headers: &'a HeaderMap,
 }
@@ -47,7 +48,8 @@ impl Enforcer {
         let Ask {
             call,
             origin,
-            route,
+            service,
+            port,
             headers,
         } = ask;
         let Some(principal) = origin.caller.principal() else {
@@ -63,7 +65,7 @@ impl Enforcer {
         let facts = Facts {
             principal,
             action,
-            resource: resource(&call, route),
+            resource: resource(&call, service, port),
             context: context(&entry, &call, origin, &headers),
         };
         let began = Instant::now();
@@ -75,8 +77,8 @@ impl Enforcer {
         entry.decided(Decided {
             call,
             action: action.as_str(),
-            service: Arc::clone(&route.service),
-            port: route.port,
+            service: Arc::clone(service),
+            port,
             headers,
             query: engine.reads_query(),
             decision,
@@ -89,13 +91,13 @@ impl Enforcer {
     }
 }
 
-fn resource<'a>(call: &'a Call, route: &'a Route) -> Resource<'a> {
+fn resource<'a>(call: &'a Call, service: &'a str, port: u16) -> Resource<'a> {
     Resource {
-        service: &route.service,
+        service,
         host: call.host(),
         path: call.path(),
         template: None,
-        port: route.port,
+        port,
         documented: false,
     }
 }
