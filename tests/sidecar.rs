@@ -38,6 +38,7 @@ mod sidecar {
     mod interim;
     mod leases;
     mod limits;
+    mod outbound;
     mod overload;
     mod permissive;
     mod policy;

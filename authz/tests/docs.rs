@@ -11,10 +11,17 @@ use wayleave_authz::{Engine, Inputs, PolicyFile, testing};
 
 const POLICY_REFERENCE: &str = include_str!("../../docs/policy.md");
 
-/// The fenced blocks of one language.
+const OUTBOUND_GUIDE: &str = include_str!("../../docs/outbound.md");
+const EGRESS_EXAMPLE: &str = include_str!("../../examples/egress/policies/agent.cedar");
+
+/// The fenced blocks of one language in the policy reference.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(POLICY_REFERENCE, language)
+}
+
+fn blocks_of(document: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    POLICY_REFERENCE
+    document
         .split(&*fence)
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
@@ -25,6 +32,18 @@ fn file(name: &str, text: &str) -> PolicyFile {
     PolicyFile {
         name: name.to_owned(),
         text: text.to_owned(),
+    }
+}
+
+#[test]
+fn the_policies_of_the_outbound_guide_and_of_its_example_load() {
+    let guide = blocks_of(OUTBOUND_GUIDE, "cedar").join("\n");
+    for policies in [&guide, EGRESS_EXAMPLE] {
+        let inputs = Inputs {
+            policies: vec![file("policy.cedar", policies)],
+        };
+        let engine = Engine::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(engine.policies().len() >= 2);
     }
 }
 

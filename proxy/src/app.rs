@@ -19,14 +19,15 @@ use crate::config_loads::ConfigLoads;
 use crate::control_doors::{AdminDoor, ProbesDoor, ProbesStep};
 use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
-use crate::listeners::{Changes, ListenerConfig, Listeners, Plan};
+use crate::listeners::{Changes, ListenerConfig, Listeners, Plan, PlanError};
 use crate::memory::Memory;
+use crate::outbound::guard::Own;
 use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
 use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
-use crate::sockets::{BindError, PassedSocket, Sockets};
+use crate::sockets::{PassedSocket, Sockets};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -56,9 +57,9 @@ pub(crate) struct Start {
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// A listening socket could not be bound.
+    /// A listener cannot be had.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Plan(#[from] PlanError),
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
@@ -73,9 +74,9 @@ pub(crate) enum StartError {
 /// Why a running sidecar does not change; it stays as it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
-    /// A listening socket could not be bound.
+    /// A listener cannot be had.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Plan(#[from] PlanError),
     /// The policies have problems.
     #[error("the policies cannot be loaded")]
     Policies(#[source] LoadErrors),
@@ -145,7 +146,9 @@ impl Sidecar {
             changes: Arc::clone(policies.feeds.changes()),
             control: Handle::current(),
             upstreams: Arc::default(),
+            own: Own::default(),
         };
+        let own = fleet.own.clone();
         let shutdown = fleet.shutdown.clone();
         let memory = Arc::clone(&fleet.memory);
         let upstreams = Arc::clone(&fleet.upstreams);
@@ -155,8 +158,10 @@ impl Sidecar {
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
-        let admin = AdminDoor::bind(admin, &mut sockets)?;
-        let probes = ProbesStep::plan(probes, None, &mut sockets)?;
+        let admin = AdminDoor::bind(admin, &mut sockets).map_err(PlanError::from)?;
+        let probes = ProbesStep::plan(probes, None, &mut sockets).map_err(PlanError::from)?;
+        // SECURITY: before anything is served that could connect there.
+        own.add([admin.address].into_iter().chain(probes.address()));
         let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
         listeners.apply(plan, None::<fn()>, Duration::ZERO);
         admin.tell(&listeners);
@@ -166,6 +171,7 @@ impl Sidecar {
             loads: Arc::clone(&policies.loads),
             config,
             listeners: Arc::clone(&admin.listening),
+            destinations: Arc::clone(&admin.destinations),
             load: Loads {
                 memory,
                 listeners: Arc::clone(&admin.loads),
@@ -233,7 +239,8 @@ impl Sidecar {
             }
         };
         let plan = self.listeners.plan(listeners, &mut self.sockets)?;
-        let probes = ProbesStep::plan(probes, self.probes.as_ref(), &mut self.sockets)?;
+        let probes = ProbesStep::plan(probes, self.probes.as_ref(), &mut self.sockets)
+            .map_err(PlanError::from)?;
         Ok(Prepared {
             plan,
             probes,
@@ -249,10 +256,14 @@ impl Sidecar {
             policies,
         } = prepared;
         let replace = policies.map(|loaded| || self.policies.replace(loaded, &self.metrics));
+        self.listeners.own().add(probes.address());
         let changes = self.listeners.apply(plan, replace, limit);
         if let Err(error) = probes.apply(&mut self.probes, &self.metrics) {
             tracing::error!(%error, "the listener for probes stays as it was");
         }
+        let probing = self.probes.as_ref().map(|probes| probes.address);
+        let others = [self.admin.address].into_iter().chain(probing);
+        self.listeners.tell_own(others);
         self.admin.tell(&self.listeners);
         changes
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, Listening, Load};
+use crate::admin::{Admin, Destination, Listening, Load};
 use crate::config::ProbesConfig;
 use crate::listeners::Listeners;
 use crate::probes::Probes;
@@ -23,6 +23,8 @@ pub(crate) struct AdminDoor {
     closing: CancellationToken,
     /// What it tells of the listeners.
     pub(crate) listening: Arc<ArcSwap<Vec<Listening>>>,
+    /// Where outbound ones lead.
+    pub(crate) destinations: Arc<ArcSwap<Vec<Destination>>>,
     /// How much of their limits is used.
     pub(crate) loads: Arc<ArcSwap<Vec<Load>>>,
 }
@@ -57,6 +59,7 @@ impl AdminDoor {
             socket,
             closing: CancellationToken::new(),
             listening: Arc::default(),
+            destinations: Arc::default(),
             loads: Arc::default(),
         })
     }
@@ -64,6 +67,7 @@ impl AdminDoor {
     /// Tells of these listeners from now on.
     pub(crate) fn tell(&self, listeners: &Listeners) {
         self.listening.store(Arc::new(listeners.status()));
+        self.destinations.store(Arc::new(listeners.destinations()));
         self.loads.store(Arc::new(listeners.loads()));
     }
 
@@ -114,6 +118,14 @@ impl ProbesStep {
         };
         let socket = socket.map_err(named("probes", config.listen))?;
         Ok(Self::Open(config, socket))
+    }
+
+    /// Where it will listen, where that is new.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Stay | Self::Close => None,
+            Self::Open(_, socket) => socket.local_addr().ok(),
+        }
     }
 
     /// Does it.

@@ -73,6 +73,12 @@ impl Denial {
         )
     }
 
+    /// No destination is called by the host and port that were asked for.
+    pub(crate) fn destination_unknown(entry: Entry) -> Self {
+        let detail = "no destination here has this host and port";
+        Self::new(entry, StatusCode::FORBIDDEN, "destination_unknown", detail)
+    }
+
     /// There is no policy yet, or no identity; the entry says which.
     pub(crate) fn not_ready(entry: Entry) -> Self {
         let detail = "the sidecar is not ready to decide";
@@ -127,6 +133,7 @@ impl Denial {
     /// The call was allowed and the upstream did not answer it.
     pub(crate) fn upstream_failed(mut entry: Entry, failure: Failure) -> Self {
         entry.failed(failure);
+        let mut retry_after = None;
         let (status, detail) = match failure {
             Failure::UpstreamTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
@@ -135,10 +142,13 @@ impl Denial {
             Failure::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "the service could not be reached")
             }
-            Failure::UpstreamOverloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many calls to the service are under way",
-            ),
+            Failure::UpstreamOverloaded => {
+                retry_after = Some(1);
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many calls to the service are under way",
+                )
+            }
             Failure::UpstreamProtocol => (
                 StatusCode::BAD_GATEWAY,
                 "the service does not speak the protocol that is configured for it",
@@ -147,6 +157,21 @@ impl Denial {
                 StatusCode::GATEWAY_TIMEOUT,
                 "the call took longer than a call may",
             ),
+            Failure::UpstreamIdentity => (
+                StatusCode::BAD_GATEWAY,
+                "the service did not prove to be the one that is meant",
+            ),
+            Failure::AddressRefused => (
+                StatusCode::FORBIDDEN,
+                "the address of this host may not be called",
+            ),
+            Failure::NoIdentity => {
+                retry_after = Some(1);
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the sidecar has no identity to call the service with",
+                )
+            }
             Failure::UpstreamBroke
             | Failure::CallerGone
             | Failure::TrustEnded
@@ -161,9 +186,7 @@ impl Denial {
             ),
         };
         let mut denial = Self::new(entry, status, failure.as_str(), detail);
-        if failure == Failure::UpstreamOverloaded {
-            denial.retry_after = Some(1);
-        }
+        denial.retry_after = retry_after;
         denial
     }
 

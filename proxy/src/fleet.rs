@@ -8,27 +8,30 @@ use tokio::runtime::Handle;
 use wayleave_authz::{Direction, PolicyStore};
 use wayleave_certs::Alpn;
 use wayleave_certs::IdentityReader;
-use wayleave_certs::tls::{ClientTls, ClientTlsOptions, ServerTls, ServerTlsOptions};
+use wayleave_certs::tls::{ServerTls, ServerTlsOptions};
 
 use crate::admission::Admission;
 use crate::config::{
-    InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, OutboundConfig, UpstreamConfig,
-    UpstreamProtocol, UpstreamTls,
+    DestinationConfig, InboundConfig, InboundMode, LimitsConfig, ListenerProtocol, OutboundConfig,
+    OutboundKind,
 };
 use crate::connection::{Roster, sweep_interval};
 use crate::drain::{Drain, Shutdown};
 use crate::enforce::Enforcer;
-use crate::forward::{MutualTls, Pool, SystemResolver, Upstream, Upstreams};
+use crate::forward::Upstreams;
 use crate::gate::Gate;
 use crate::inbound::Inbound;
+use crate::leads::{Leads, Ways};
 use crate::listener::{Doors, Entrance, Listener};
 use crate::listeners::ListenerConfig;
 use crate::memory::Memory;
-use crate::outbound::Outbound;
+use crate::outbound::addresses::AddressTable;
+use crate::outbound::guard::Own;
+use crate::outbound::transparent::Transparent;
+use crate::outbound::{Kind, Outbound};
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
 use crate::review::Changes;
-use crate::route::{Route, Routes};
 use crate::worker::{Seat, Workers};
 
 /// What every listener serves with.
@@ -44,6 +47,8 @@ pub(crate) struct Fleet {
     /// Where work in the background is done.
     pub(crate) control: Handle,
     pub(crate) upstreams: Arc<Upstreams>,
+    /// Where this sidecar listens itself.
+    pub(crate) own: Own,
 }
 
 /// What a gate is made from, whichever way calls go.
@@ -54,25 +59,28 @@ struct Plan<'a> {
     mode: InboundMode,
     show_reason: bool,
     limits: &'a LimitsConfig,
-    service: &'a Arc<str>,
-    hosts: &'a [String],
-    port: u16,
-    upstream: Arc<Upstream>,
+    is_proxy: bool,
+    ways: Ways,
     admission: Arc<Admission>,
 }
 
 impl Fleet {
-    /// What a listener serves with, at every worker; `port` is the one that callers reach.
+    /// What a listener serves with, at every worker; `port` is the one that callers reach, and
+    /// `leads` are those of its configuration.
     pub(crate) fn doors(
         &self,
         config: &ListenerConfig,
+        leads: Leads,
         port: u16,
         policies: &PolicyStore,
         admission: Arc<Admission>,
     ) -> Doors {
+        let ways = self.begin(leads, config.name(), port);
         let seats = match config {
-            ListenerConfig::Inbound(config) => self.inbound(config, port, policies, &admission),
-            ListenerConfig::Outbound(config) => self.outbound(config, policies, &admission),
+            ListenerConfig::Inbound(config) => self.inbound(config, ways, policies, &admission),
+            ListenerConfig::Outbound(config, destinations) => {
+                self.outbound(config, destinations, ways, policies, &admission)
+            }
         };
         Doors {
             seats,
@@ -99,7 +107,7 @@ impl Fleet {
     fn inbound(
         &self,
         config: &InboundConfig,
-        port: u16,
+        ways: Ways,
         policies: &PolicyStore,
         admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
@@ -124,10 +132,8 @@ impl Fleet {
             mode: config.mode,
             show_reason: config.show_reason,
             limits: &config.limits,
-            service: &config.service,
-            hosts: &config.hosts,
-            port,
-            upstream: self.upstream(&config.name, &config.service, &config.upstream),
+            is_proxy: false,
+            ways,
             admission: Arc::clone(admission),
         };
         self.seats(|seat| {
@@ -144,10 +150,17 @@ impl Fleet {
     fn outbound(
         &self,
         config: &OutboundConfig,
+        destinations: &[DestinationConfig],
+        ways: Ways,
         policies: &PolicyStore,
         admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
-        let destination = &config.destination;
+        let addresses = matches!(config.kind, OutboundKind::Transparent).then(|| {
+            let addresses = AddressTable::of(destinations);
+            let refreshed = Arc::downgrade(&addresses);
+            self.control.spawn(AddressTable::refresh(refreshed));
+            addresses
+        });
         let plan = Plan {
             name: &config.name,
             policies,
@@ -155,16 +168,19 @@ impl Fleet {
             mode: config.mode,
             show_reason: config.show_reason,
             limits: &config.limits,
-            service: &destination.service,
-            hosts: &destination.hosts,
-            port: destination.upstream.port(),
-            upstream: self.upstream(&config.name, &destination.service, &destination.upstream),
+            is_proxy: matches!(config.kind, OutboundKind::ForwardProxy),
+            ways,
             admission: Arc::clone(admission),
         };
         self.seats(|seat| {
             Entrance::Outbound(Outbound {
                 gate: self.gate(&plan, seat),
-                protocol: config.protocol,
+                kind: match &addresses {
+                    Some(addresses) => {
+                        Kind::Transparent(Transparent::new(Arc::clone(addresses), self.own.clone()))
+                    }
+                    None => Kind::Asked(config.protocol),
+                },
             })
         })
     }
@@ -198,8 +214,6 @@ impl Fleet {
     }
 
     fn gate(&self, plan: &Plan<'_>, seat: &Seat) -> Arc<Gate> {
-        let pool = Pool::new(Arc::clone(&plan.upstream));
-        seat.runtime().spawn(Pool::tend(Arc::downgrade(&pool)));
         let roster = Roster::default();
         let interval = sweep_interval(plan.limits);
         seat.runtime().spawn(roster.sweep(interval));
@@ -214,51 +228,13 @@ impl Fleet {
                 changes: Arc::clone(&self.changes),
                 live: Arc::clone(seat.live()),
             }),
-            routes: Routes::One(Arc::new(Route {
-                service: Arc::clone(plan.service),
-                hosts: plan.hosts.to_vec(),
-                port: plan.port,
-                pool,
-            })),
+            routes: plan.ways.at(seat),
+            is_proxy: plan.is_proxy,
             identity: self.identity.clone(),
             recorder: self.recorder.clone(),
             metrics: Arc::clone(&self.metrics),
             admission: Arc::clone(&plan.admission),
             roster,
-        })
-    }
-
-    /// The upstream behind a listener's service.
-    fn upstream(
-        &self,
-        listener: &Arc<str>,
-        service: &Arc<str>,
-        config: &UpstreamConfig,
-    ) -> Arc<Upstream> {
-        let upstream = Upstream::start(
-            config.clone(),
-            self.tls_towards(config),
-            self.metrics.upstreams().of(service),
-            Arc::new(SystemResolver),
-            &self.control,
-        );
-        self.upstreams.add(listener, &upstream);
-        upstream
-    }
-
-    fn tls_towards(&self, config: &UpstreamConfig) -> Option<MutualTls> {
-        let UpstreamTls::Mutual(expected) = &config.tls else {
-            return None;
-        };
-        let alpn = match config.protocol {
-            UpstreamProtocol::Http1 => Alpn::Http1,
-            UpstreamProtocol::Http2 => Alpn::Http2,
-        };
-        let mut options = ClientTlsOptions::new(expected.clone());
-        options.alpn = vec![alpn];
-        Some(MutualTls {
-            client: ClientTls::new(self.identity.clone(), options),
-            identity: self.identity.clone(),
         })
     }
 }

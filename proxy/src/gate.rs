@@ -21,6 +21,8 @@ pub(crate) struct Gate {
     pub(crate) limits: LimitsConfig,
     pub(crate) enforcer: Arc<Enforcer>,
     pub(crate) routes: Routes,
+    /// Whether the listener is asked as a proxy is, `CONNECT` included.
+    pub(crate) is_proxy: bool,
     pub(crate) identity: IdentityReader,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,

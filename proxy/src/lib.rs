@@ -29,6 +29,7 @@ mod handshakes;
 mod identity;
 mod identity_switch;
 mod inbound;
+mod leads;
 mod listener;
 mod listeners;
 mod memory;

@@ -13,61 +13,100 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use wayleave_authz::Direction;
 
-use crate::admin::{Listening, Load};
-use crate::config::{InboundConfig, LimitsConfig, OutboundConfig};
+use crate::admin::{Destination, Listening, Load};
+use crate::config::{
+    Config, DestinationConfig, InboundConfig, LimitsConfig, OutboundConfig, OutboundKind,
+};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
+use crate::leads::{Leads, WebTlsError};
 use crate::listener::{Doors, Listener};
+use crate::outbound::guard::Own;
 use crate::policy_feeds::{Feed, PolicyFeeds};
 use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
 
 /// A listener's configuration, whichever way its calls go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListenerConfig {
-    Inbound(InboundConfig),
-    Outbound(OutboundConfig),
+    Inbound(Box<InboundConfig>),
+    /// With the destinations that it finds by their hosts, where it does.
+    Outbound(Box<OutboundConfig>, Arc<[DestinationConfig]>),
+}
+
+/// Why the listeners that are wanted cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    /// A listening socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener leads to an upstream whose authorities cannot be read.
+    #[error("`{listener}` cannot be served: {source}")]
+    Upstream {
+        listener: String,
+        #[source]
+        source: WebTlsError,
+    },
 }
 
 impl ListenerConfig {
     /// All listeners of a configuration.
-    pub(crate) fn all(inbound: &[InboundConfig], outbound: &[OutboundConfig]) -> Vec<Self> {
-        let inbound = inbound.iter().cloned().map(Self::Inbound);
-        let outbound = outbound.iter().cloned().map(Self::Outbound);
+    pub(crate) fn all(config: &Config) -> Vec<Self> {
+        let inbound = config.inbound.iter().cloned().map(Box::new);
+        let inbound = inbound.map(Self::Inbound);
+        let (none, every) = (Arc::default(), Arc::from(config.destinations.as_slice()));
+        let outbound = config.outbound.iter().map(|outbound| {
+            let destinations = match outbound.kind {
+                OutboundKind::Explicit(_) => &none,
+                OutboundKind::ForwardProxy | OutboundKind::Transparent => &every,
+            };
+            Self::Outbound(Box::new(outbound.clone()), Arc::clone(destinations))
+        });
         inbound.chain(outbound).collect()
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
         match self {
             Self::Inbound(config) => &config.name,
-            Self::Outbound(config) => &config.name,
+            Self::Outbound(config, _) => &config.name,
         }
     }
 
     pub(crate) fn direction(&self) -> Direction {
         match self {
             Self::Inbound(_) => Direction::Inbound,
-            Self::Outbound(_) => Direction::Outbound,
+            Self::Outbound(..) => Direction::Outbound,
         }
     }
 
     pub(crate) fn listen(&self) -> SocketAddr {
         match self {
             Self::Inbound(config) => config.listen,
-            Self::Outbound(config) => config.listen,
+            Self::Outbound(config, _) => config.listen,
         }
     }
 
     fn limits(&self) -> &LimitsConfig {
         match self {
             Self::Inbound(config) => &config.limits,
-            Self::Outbound(config) => &config.limits,
+            Self::Outbound(config, _) => &config.limits,
         }
     }
 
     fn status(&self, address: SocketAddr) -> Listening {
         match self {
             Self::Inbound(config) => Listening::inbound(config, address),
-            Self::Outbound(config) => Listening::outbound(config, address),
+            Self::Outbound(config, _) => Listening::outbound(config, address),
+        }
+    }
+
+    /// Where its calls may go, where it is outbound.
+    fn destinations(&self) -> &[DestinationConfig] {
+        match self {
+            Self::Inbound(_) => &[],
+            Self::Outbound(config, destinations) => match &config.kind {
+                OutboundKind::Explicit(destination) => std::slice::from_ref(destination),
+                OutboundKind::ForwardProxy | OutboundKind::Transparent => destinations,
+            },
         }
     }
 
@@ -108,9 +147,9 @@ enum Step {
     /// Nothing changes.
     Stay(usize),
     /// The socket stays, with new doors.
-    Swap(usize),
+    Swap(usize, Leads),
     /// A socket that is accepted on from now on, and the handle that is kept of it.
-    Open(tokio::net::TcpListener, TcpListener),
+    Open(tokio::net::TcpListener, TcpListener, Leads),
 }
 
 /// What a [`Plan`] has done.
@@ -120,6 +159,16 @@ pub(crate) struct Changes {
     pub(crate) changed: usize,
     pub(crate) added: usize,
     pub(crate) removed: usize,
+}
+
+impl Plan {
+    /// Where it opens listeners.
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().filter_map(|(_, step)| match step {
+            Step::Open(_, socket, _) => socket.local_addr().ok(),
+            Step::Stay(_) | Step::Swap(..) => None,
+        })
+    }
 }
 
 impl Listeners {
@@ -135,12 +184,12 @@ impl Listeners {
     /// Finds out what is to be done, and binds what is new.
     ///
     /// # Errors
-    /// When an address cannot be bound; nothing has changed then.
+    /// When an address cannot be bound, or authorities cannot be read; nothing has changed then.
     pub(crate) fn plan(
         &self,
         wanted: Vec<ListenerConfig>,
         sockets: &mut Sockets,
-    ) -> Result<Plan, BindError> {
+    ) -> Result<Plan, PlanError> {
         let mut steps = Vec::new();
         for config in wanted {
             let step = self.step(&config, sockets)?;
@@ -149,13 +198,13 @@ impl Listeners {
         Ok(Plan(steps))
     }
 
-    fn step(&self, config: &ListenerConfig, sockets: &mut Sockets) -> Result<Step, BindError> {
+    fn step(&self, config: &ListenerConfig, sockets: &mut Sockets) -> Result<Step, PlanError> {
         let mut open = self.open.iter().enumerate();
         let place = open.find(|(_, open)| config.shares_socket_with(&open.config));
         let socket = match place {
             Some((place, open)) if open.config == *config => return Ok(Step::Stay(place)),
             Some((place, open)) if open.config.direction() == config.direction() => {
-                return Ok(Step::Swap(place));
+                return Ok(Step::Swap(place, self.leads(config)?));
             }
             // What goes the other way is counted and drained elsewhere.
             Some((_, open)) => open.socket.try_clone(),
@@ -163,11 +212,20 @@ impl Listeners {
         };
         let opened = socket.and_then(|socket| {
             let kept = socket.try_clone()?;
-            Ok(Step::Open(self.fleet.seat(socket)?, kept))
+            Ok((self.fleet.seat(socket)?, kept))
         });
-        opened.map_err(|source| BindError {
+        let (accepting, kept) = opened.map_err(|source| BindError {
             listener: config.name().to_string(),
             address: config.listen(),
+            source,
+        })?;
+        Ok(Step::Open(accepting, kept, self.leads(config)?))
+    }
+
+    fn leads(&self, config: &ListenerConfig) -> Result<Leads, PlanError> {
+        let leads = self.fleet.leads(config);
+        leads.map_err(|source| PlanError::Upstream {
+            listener: config.name().to_string(),
             source,
         })
     }
@@ -185,6 +243,8 @@ impl Listeners {
             self.freeze_all_but(&plan);
             policies();
         }
+        // SECURITY: before it can be connected to.
+        self.fleet.own.add(plan.addresses());
         let mut changes = Changes::default();
         let mut before: Vec<_> = self.open.drain(..).map(Some).collect();
         let mut take = |place: usize| before.get_mut(place).and_then(Option::take);
@@ -194,13 +254,13 @@ impl Listeners {
                     changes.unchanged += 1;
                     take(place)
                 }
-                Step::Swap(place) => {
+                Step::Swap(place, leads) => {
                     changes.changed += 1;
-                    take(place).map(|open| self.swap(open, config, limit))
+                    take(place).map(|open| self.swap(open, config, leads, limit))
                 }
-                Step::Open(accepting, socket) => {
+                Step::Open(accepting, socket, leads) => {
                     changes.added += 1;
-                    Some(self.open(config, accepting, socket))
+                    Some(self.open(config, leads, accepting, socket))
                 }
             };
             self.open.extend(open);
@@ -228,6 +288,7 @@ impl Listeners {
     fn open(
         &self,
         config: ListenerConfig,
+        leads: Leads,
         accepting: tokio::net::TcpListener,
         socket: TcpListener,
     ) -> Open {
@@ -236,7 +297,7 @@ impl Listeners {
         let admission = self.fleet.admission(config.limits());
         let doors = self
             .fleet
-            .doors(&config, address.port(), feed.store(), admission);
+            .doors(&config, leads, address.port(), feed.store(), admission);
         let doors = Arc::new(ArcSwap::from_pointee(doors));
         let closing = self.fleet.drain(config.direction()).closing();
         let listener = Listener {
@@ -255,7 +316,7 @@ impl Listeners {
     }
 
     /// Lets new connections in by the new configuration, and those that are open finish.
-    fn swap(&self, open: Open, config: ListenerConfig, limit: Duration) -> Open {
+    fn swap(&self, open: Open, config: ListenerConfig, leads: Leads, limit: Duration) -> Open {
         let before = open.doors.load_full();
         // What finishes counts against the same limits, where those have not changed.
         let admission = match config.limits() == open.config.limits() {
@@ -264,7 +325,9 @@ impl Listeners {
         };
         let feed = self.feeds.subscribe();
         let port = open.address.port();
-        let doors = self.fleet.doors(&config, port, feed.store(), admission);
+        let doors = self
+            .fleet
+            .doors(&config, leads, port, feed.store(), admission);
         open.doors.store(Arc::new(doors));
         retire(before.drain.clone(), open.feed, limit);
         Open {
@@ -278,6 +341,28 @@ impl Listeners {
     pub(crate) fn status(&self) -> Vec<Listening> {
         let open = self.open.iter();
         open.map(|open| open.config.status(open.address)).collect()
+    }
+
+    /// The services that outbound listeners lead to, each told once.
+    pub(crate) fn destinations(&self) -> Vec<Destination> {
+        let mut told: Vec<Destination> = Vec::new();
+        for config in self.open.iter().flat_map(|open| open.config.destinations()) {
+            if told.iter().all(|one| *one.service != *config.service) {
+                told.push(Destination::new(config));
+            }
+        }
+        told
+    }
+
+    /// Where the sidecar listens.
+    pub(crate) fn own(&self) -> &Own {
+        &self.fleet.own
+    }
+
+    /// Says where the sidecar listens, which is here and at `others`.
+    pub(crate) fn tell_own(&self, others: impl Iterator<Item = SocketAddr>) {
+        let here = self.open.iter().map(|open| open.address);
+        self.fleet.own.set(here.chain(others).collect());
     }
 
     /// How much of their limits the listeners use.

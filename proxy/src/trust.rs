@@ -29,6 +29,12 @@ pub(crate) enum TrustEnded {
     /// The source took our own identity and its bundles away.
     #[error("this workload's identity was withdrawn")]
     Withdrawn,
+    /// Our own SVID is over, and the source has sent no new one.
+    #[error("this workload's SVID has expired")]
+    Expired,
+    /// The workload, whom we could not name so far, has an identity now: it is to call anew.
+    #[error("this workload has an identity now")]
+    Identified,
 }
 
 impl TrustEnded {
@@ -37,6 +43,8 @@ impl TrustEnded {
         match self {
             Self::Peer(error) => error.reason_code(),
             Self::Withdrawn => "identity_withdrawn",
+            Self::Expired => "identity_expired",
+            Self::Identified => "identified",
         }
     }
 }
@@ -52,20 +60,44 @@ impl Trust {
         match &self.caller {
             Caller::Peer(peer) => peer_ended(self.identity, peer).await,
             Caller::Workload(identity) => workload_ended(self.identity, identity).await,
-            Caller::Anonymous | Caller::Unidentified => std::future::pending().await,
+            Caller::Unidentified => identified(self.identity).await,
+            Caller::Anonymous => std::future::pending().await,
         }
     }
 }
 
-/// Completes once our own SVID names another workload, or none.
+/// Completes once our own SVID names another workload, or none, or is over.
 async fn workload_ended(mut reader: IdentityReader, identity: &Identity) -> TrustEnded {
-    while let Some(current) = reader.current() {
-        if current.svid().id() != identity.svid().id() {
-            break;
+    loop {
+        let now = SystemTime::now();
+        let Some(current) = reader.current() else {
+            return TrustEnded::Withdrawn;
+        };
+        let svid = current.svid();
+        if svid.id() != identity.svid().id() {
+            return TrustEnded::Withdrawn;
+        }
+        if !svid.is_valid_at(now) {
+            return TrustEnded::Expired;
+        }
+        let left = svid.not_after().duration_since(now);
+        let left = left.unwrap_or_default() + LAST_SECOND;
+        tokio::select! {
+            () = reader.changed() => {}
+            () = tokio::time::sleep(left.min(RECHECK)) => {}
+        }
+    }
+}
+
+/// Completes once there is an SVID to call the workload by.
+async fn identified(mut reader: IdentityReader) -> TrustEnded {
+    loop {
+        let valid = |identity: &Identity| identity.svid().is_valid_at(SystemTime::now());
+        if reader.current().is_some_and(|identity| valid(&identity)) {
+            return TrustEnded::Identified;
         }
         reader.changed().await;
     }
-    TrustEnded::Withdrawn
 }
 
 async fn peer_ended(mut reader: IdentityReader, peer: &Peer) -> TrustEnded {

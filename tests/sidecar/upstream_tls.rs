@@ -86,7 +86,7 @@ async fn a_revoked_upstream_gets_no_call_over_a_kept_connection() {
         .await;
         let requests = service.requests();
         let told = until_refused(&sidecar).await;
-        assert_eq!(told["reason_code"], "upstream_unreachable");
+        assert_eq!(told["reason_code"], "upstream_identity");
         assert_eq!(
             service.requests(),
             requests,
@@ -153,7 +153,7 @@ async fn another_workload_than_the_one_that_is_meant_gets_no_call() {
     let (sidecar, service) = before(How::http1(), &leaf, &["http/1.1"], &[]).await;
     let answer = sidecar.get("frontend", "/").await;
     assert_eq!(answer.status, 502);
-    assert_eq!(answer.json()["reason_code"], "upstream_unreachable");
+    assert_eq!(answer.json()["reason_code"], "upstream_identity");
     assert_eq!(service.requests(), 0);
 }
 

@@ -153,6 +153,13 @@ impl Http1 {
         Self(sender)
     }
 
+    /// A connection in plain text.
+    pub(crate) async fn over_plain(stream: TcpStream) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         within("the connection", self.0.ready()).await.unwrap();
         let response = within("the answer", self.0.send_request(request))

@@ -7,6 +7,8 @@ pub(crate) mod client;
 pub(crate) mod corpus;
 pub(crate) mod frames;
 pub(crate) mod load;
+pub(crate) mod mesh;
+pub(crate) mod netns;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod raw_http2;
@@ -16,6 +18,7 @@ pub(crate) mod setup;
 pub(crate) mod tcp;
 pub(crate) mod tool;
 pub(crate) mod upstream;
+pub(crate) mod web;
 pub(crate) mod websocket;
 
 use std::future::Future;

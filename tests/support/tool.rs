@@ -17,11 +17,16 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file());
     if found.is_none() {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let notice = format!("\nSKIPPED {test}: `{program}` is not installed\n");
-        let _ = std::io::stderr().write_all(notice.as_bytes());
+        skip(&format!("`{program}` is not installed"));
     }
     found
+}
+
+/// Says that this test is skipped, or a part of it, and why: past the test runner's capture.
+pub(crate) fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let notice = format!("\nSKIPPED {test}: {why}\n");
+    let _ = std::io::stderr().write_all(notice.as_bytes());
 }
 
 /// Runs a program to its end.

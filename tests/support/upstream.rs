@@ -68,7 +68,11 @@ struct State {
 
 impl Upstream {
     pub(crate) async fn start(speaks: Speaks) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), speaks)
+    }
+
+    /// An upstream on a socket of the test's own.
+    pub(crate) fn on(listener: TcpListener, speaks: Speaks) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             seen: Mutex::default(),

@@ -76,6 +76,22 @@ impl HandshakeError {
         }
     }
 
+    /// Whether the other side was there and did not prove to be somebody that we accept.
+    #[must_use]
+    pub fn is_about_identity(&self) -> bool {
+        let by_tls = |error: &rustls::Error| {
+            matches!(
+                error,
+                rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented
+            )
+        };
+        match self {
+            Self::Rejected(_) | Self::Unverified => true,
+            Self::Tls(error) => by_tls(error),
+            _ => false,
+        }
+    }
+
     /// Sorts out what tokio-rustls reports.
     pub(crate) fn from_io(error: io::Error) -> Self {
         let tls = error

@@ -1,6 +1,7 @@
-//! TLS 1.3 with mutual authentication by X509-SVIDs, and nothing else.
+//! TLS 1.3 with mutual authentication by X509-SVIDs; and apart from it, in [`WebTls`], TLS towards
+//! hosts of the web.
 //!
-//! TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
+//! Between workloads TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
 //! the revocation of the SVID that it was given for.
 
 mod chain_cache;
@@ -13,6 +14,7 @@ mod prepared;
 mod provider;
 mod server;
 mod server_verifier;
+mod web;
 
 pub use client::{ClientTls, ClientTlsOptions};
 pub(crate) use client_verifier::{OUTCOME, Outcome};
@@ -21,3 +23,4 @@ pub use handshake_error::HandshakeError;
 pub use provider::{crypto_provider, group_name, is_post_quantum};
 pub use server::{ServerTls, ServerTlsOptions};
 pub(crate) use server_verifier::{SvidServerVerifier, Trust};
+pub use web::{WebRoots, WebRootsError, WebTls};

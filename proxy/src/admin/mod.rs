@@ -26,8 +26,8 @@ use wayleave_certs::IdentityReader;
 
 pub(crate) use load::{ListenerLoad, Load, LoadStatus, Loads};
 pub(crate) use status::{
-    BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, Listening, PolicyStatus, Source,
-    Started, Status, SvidStatus, protocol, tls_mode,
+    BundleStatus, ConfigStatus, Destination, FailedLoadStatus, IdentityStatus, Listening,
+    PolicyStatus, Source, Started, Status, SvidStatus, protocol, tls_mode,
 };
 
 use crate::config_loads::ConfigLoads;
@@ -60,6 +60,8 @@ pub(crate) struct Admin {
     /// None where there is no configuration file.
     pub(crate) config: Option<Arc<ConfigLoads>>,
     pub(crate) listeners: Arc<ArcSwap<Vec<Listening>>>,
+    /// Where the outbound ones lead.
+    pub(crate) destinations: Arc<ArcSwap<Vec<Destination>>>,
     pub(crate) load: Loads,
     pub(crate) started: Started,
     pub(crate) metrics: Arc<Metrics>,

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use wayleave_certs::{Identity, IdentityReader, SourceStatus, TrustBundle};
 
 use super::{Admin, LoadStatus};
-use crate::config::{InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, TlsMode};
+use crate::config::{
+    DestinationConfig, InboundConfig, InboundMode, ListenerProtocol, OutboundConfig, OutboundKind,
+    TlsMode,
+};
 use crate::config_loads::ConfigLoads;
 use crate::forward::EndpointStatus;
 use crate::moment::moment;
@@ -44,6 +47,7 @@ pub(crate) struct Status {
     /// None where there is no configuration file.
     pub(crate) config: Option<ConfigStatus>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) destinations: Vec<Destination>,
     pub(crate) load: LoadStatus,
 }
 
@@ -139,11 +143,15 @@ pub(crate) struct Listening {
     pub(crate) name: String,
     /// `inbound` or `outbound`.
     pub(crate) direction: String,
+    /// How an outbound one is told where calls go: `explicit`, `forward_proxy`, `transparent`.
+    pub(crate) kind: Option<String>,
     pub(crate) address: SocketAddr,
-    pub(crate) service: String,
+    /// None where it is told by each call.
+    pub(crate) service: Option<String>,
     /// `enforce` or `audit`.
     pub(crate) mode: String,
-    pub(crate) upstream: String,
+    /// None where it is told by each call.
+    pub(crate) upstream: Option<String>,
     pub(crate) require_post_quantum: bool,
     /// `http`, `tcp` or `auto`.
     pub(crate) protocol: String,
@@ -164,10 +172,11 @@ impl Listening {
         Self {
             name: config.name.to_string(),
             direction: "inbound".to_owned(),
+            kind: None,
             address,
-            service: config.service.to_string(),
+            service: Some(config.service.to_string()),
             mode: mode(config.mode),
-            upstream: config.upstream.to_string(),
+            upstream: Some(config.upstream.to_string()),
             require_post_quantum: config.tls.require_post_quantum,
             protocol: protocol(config.protocol),
             tls_mode: tls_mode(config.tls.mode).to_owned(),
@@ -182,19 +191,48 @@ impl Listening {
 
     /// An outbound listener with the address that it was given.
     pub(crate) fn outbound(config: &OutboundConfig, address: SocketAddr) -> Self {
+        let only = match &config.kind {
+            OutboundKind::Explicit(destination) => Some(destination),
+            OutboundKind::ForwardProxy | OutboundKind::Transparent => None,
+        };
         Self {
             name: config.name.to_string(),
             direction: "outbound".to_owned(),
+            kind: Some(config.kind.as_str().to_owned()),
             address,
-            service: config.destination.service.to_string(),
+            service: only.map(|destination| destination.service.to_string()),
             mode: mode(config.mode),
-            upstream: config.destination.upstream.to_string(),
+            upstream: only.map(|destination| destination.upstream.to_string()),
             require_post_quantum: false,
             protocol: protocol(config.protocol),
             tls_mode: "off".to_owned(),
             plaintext_connections: None,
             trust_domains: None,
             endpoints: Vec::new(),
+        }
+    }
+}
+
+/// A service that the workload may call, as far as policies let it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Destination {
+    pub(crate) service: String,
+    pub(crate) hosts: Vec<String>,
+    /// Empty for all.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) upstream: String,
+    /// How the upstream proves to be the one that is meant, in words; none where it does not.
+    pub(crate) tls: Option<String>,
+}
+
+impl Destination {
+    pub(crate) fn new(config: &DestinationConfig) -> Self {
+        Self {
+            service: config.service.to_string(),
+            hosts: config.hosts.iter().map(ToString::to_string).collect(),
+            ports: config.ports.clone(),
+            upstream: config.upstream.to_string(),
+            tls: config.upstream.tls.proof(),
         }
     }
 }
@@ -247,6 +285,7 @@ impl Status {
             policies: PolicyStatus::of(admin),
             config: admin.config.as_deref().map(ConfigStatus::of),
             listeners: listeners(admin),
+            destinations: admin.destinations.load().to_vec(),
             load: LoadStatus::of(&admin.load),
         }
     }

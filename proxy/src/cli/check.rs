@@ -19,9 +19,13 @@ use wayleave_authz::Engine;
 use wayleave_certs::source::federation::FederationError;
 
 use super::report::{self, Format};
-use crate::admin;
-use crate::config::{self, Config, DecisionSink, FederationConfig, IdentitySource, Profile};
+use crate::admin::{self, Destination};
+use crate::config::{
+    self, Config, DecisionSink, FederationConfig, IdentitySource, OutboundKind, Profile,
+    UpstreamTls,
+};
 use crate::identity::{self, OpenError, OpenIdentity};
+use crate::leads::read_roots;
 use crate::policies::PolicyFiles;
 use crate::warnings;
 
@@ -93,6 +97,10 @@ struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<PolicyFacts>,
     inbound: Vec<InboundFacts>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outbound: Vec<OutboundFacts>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    destinations: Vec<Destination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     probes: Option<ProbeFacts>,
     /// What works, and is better known.
@@ -139,6 +147,15 @@ struct ProbeFacts {
     paths: Vec<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct OutboundFacts {
+    name: String,
+    listen: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
+}
+
 /// A problem without a place in a text.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{0}")]
@@ -162,7 +179,10 @@ impl Outcome {
         self.check_identity(path, config, now);
         self.check_policies(&config.policies.paths);
         self.check_decisions(&config.log.decisions);
+        self.check_roots(path, config);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
+        self.facts.outbound = config.outbound.iter().map(OutboundFacts::new).collect();
+        self.facts.destinations = config.destinations.iter().map(Destination::new).collect();
         self.facts.probes = config.probes.as_ref().map(ProbeFacts::new);
     }
 
@@ -198,6 +218,21 @@ impl Outcome {
             Err(errors) => {
                 let problems = errors.problems().iter().cloned();
                 self.problems.extend(problems.map(Finding::of_policy));
+            }
+        }
+    }
+
+    /// The authorities that hosts of the web are verified with have to be there.
+    fn check_roots(&mut self, path: &Path, config: &Config) {
+        let inbound = config.inbound.iter().map(|each| &each.upstream.tls);
+        let destinations = config.destinations.iter().map(|each| &each.upstream.tls);
+        for tls in inbound.chain(destinations) {
+            let UpstreamTls::Web(roots) = tls else {
+                continue;
+            };
+            if let Err(error) = read_roots(roots) {
+                let message = format!("`tls.roots` cannot be used: {error}");
+                self.problems.push(Finding::plain(path, message));
             }
         }
     }
@@ -343,6 +378,20 @@ impl ProbeFacts {
     }
 }
 
+impl OutboundFacts {
+    fn new(outbound: &config::OutboundConfig) -> Self {
+        Self {
+            name: outbound.name.to_string(),
+            listen: outbound.listen.to_string(),
+            kind: outbound.kind.as_str(),
+            destination: match &outbound.kind {
+                OutboundKind::Explicit(destination) => Some(destination.service.to_string()),
+                OutboundKind::ForwardProxy | OutboundKind::Transparent => None,
+            },
+        }
+    }
+}
+
 fn timestamp(time: SystemTime) -> String {
     OffsetDateTime::from(time)
         .format(&Rfc3339)
@@ -417,6 +466,28 @@ fn summary(facts: &Facts, path: &Path) -> String {
         lines.push(format!(
             "  inbound   {name}: {listen} for the service {service} at {upstream}{spoken}"
         ));
+    }
+    for OutboundFacts {
+        name,
+        listen,
+        kind,
+        destination,
+    } in &facts.outbound
+    {
+        lines.push(match destination {
+            Some(destination) => {
+                format!("  outbound  {name}: {listen} to the destination {destination}")
+            }
+            None => format!("  outbound  {name}: {listen}, {kind}"),
+        });
+    }
+    for destination in &facts.destinations {
+        let Destination {
+            service, upstream, ..
+        } = destination;
+        let tls = destination.tls.as_ref();
+        let tls = tls.map_or(String::new(), |tls| format!(", {tls}"));
+        lines.push(format!("  destination {service}: at {upstream}{tls}"));
     }
     if let Some(ProbeFacts { listen, paths }) = &facts.probes {
         lines.push(format!("  probes    {listen} for {}", paths.join(", ")));

@@ -114,10 +114,10 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
     let sidecar = Sidecar::start(Start {
         identity: directory.reader(),
         policies: PolicyFiles::new(vec![policies]),
-        listeners: vec![ListenerConfig::Inbound(inbound(
+        listeners: vec![ListenerConfig::Inbound(Box::new(inbound(
             &args,
             upstream.address.clone(),
-        ))],
+        )))],
         admin: args.admin,
         output: output(args.log),
         workers: NonZeroUsize::MIN,

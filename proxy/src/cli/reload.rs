@@ -140,7 +140,7 @@ impl Reloader {
         let output = output.transpose().map_err(|error| one(&error))?;
         let other = config.policies != before.policies;
         let policies = other.then(|| PolicyFiles::new(config.policies.paths.clone()));
-        let listeners = ListenerConfig::all(&config.inbound, &config.outbound);
+        let listeners = ListenerConfig::all(&config);
         let prepared = sidecar
             .prepare(listeners, config.probes.clone(), policies)
             .await;
@@ -242,6 +242,6 @@ fn not_prepared(error: &ChangeError) -> Vec<String> {
             let problems = errors.problems().iter();
             problems.map(ToString::to_string).collect()
         }
-        ChangeError::Bind(_) | ChangeError::Panic => one(error),
+        ChangeError::Plan(_) | ChangeError::Panic => one(error),
     }
 }

@@ -105,10 +105,11 @@ async fn serve(
     let mut reloader = Reloader::new(path, text, config.clone(), (switch, reader.clone()), level);
     // Listeners come before the first SVID, so that probes and callers find a sidecar that is
     // not ready rather than none.
+    let listeners = ListenerConfig::all(&config);
     let mut sidecar = Sidecar::start(Start {
         identity: reader.clone(),
         policies: PolicyFiles::new(config.policies.paths),
-        listeners: ListenerConfig::all(&config.inbound, &config.outbound),
+        listeners,
         admin: config.admin.listen,
         output,
         workers: config.runtime.workers,
@@ -229,7 +230,7 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
         StartError::Policies(errors) => {
             report::problems(errors.problems().iter().map(|p| p as &dyn Diagnostic))
         }
-        StartError::Bind(_) => report::mistake(error),
+        StartError::Plan(_) => report::mistake(error),
         StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)

@@ -11,8 +11,8 @@ use clap::Args;
 use super::report::{Format, count, harmless};
 use super::{FAILED, admin_client, report};
 use crate::admin::{
-    BundleStatus, ConfigStatus, FailedLoadStatus, IdentityStatus, ListenerLoad, Listening,
-    LoadStatus, PolicyStatus, Source, Status, SvidStatus,
+    BundleStatus, ConfigStatus, Destination, FailedLoadStatus, IdentityStatus, ListenerLoad,
+    Listening, LoadStatus, PolicyStatus, Source, Status, SvidStatus,
 };
 use crate::config;
 use crate::forward::EndpointStatus;
@@ -100,6 +100,12 @@ fn render(status: &Status) -> String {
     text.push_str("\nlisteners\n");
     for listening in &status.listeners {
         listener(&mut text, listening);
+    }
+    if !status.destinations.is_empty() {
+        text.push_str("\ndestinations\n");
+    }
+    for each in &status.destinations {
+        destination(&mut text, each);
     }
     load(&mut text, &status.load);
     text
@@ -231,7 +237,16 @@ fn failed_load(text: &mut String, failed: &FailedLoadStatus, what: &str) {
 
 fn listener(text: &mut String, listening: &Listening) {
     let Listening { name, address, .. } = listening;
-    let (service, upstream) = (&listening.service, &listening.upstream);
+    let place = match (
+        listening.kind.as_deref(),
+        &listening.service,
+        &listening.upstream,
+    ) {
+        (None, Some(service), Some(upstream)) => format!("for {service} at {upstream}"),
+        (_, Some(service), Some(upstream)) => format!("outbound, for {service} at {upstream}"),
+        (Some("transparent"), ..) => "outbound, what is redirected to it".to_owned(),
+        _ => "outbound, as a forward proxy".to_owned(),
+    };
     let mut notes = String::new();
     if listening.mode != "enforce" {
         let _ = write!(notes, ", {} MODE", listening.mode.to_uppercase());
@@ -248,10 +263,7 @@ fn listener(text: &mut String, listening: &Listening) {
     if let Some(domains) = &listening.trust_domains {
         let _ = write!(notes, ", only {}", domains.join(", "));
     }
-    let _ = writeln!(
-        text,
-        "  {name}  {address} for {service} at {upstream}{notes}"
-    );
+    let _ = writeln!(text, "  {name}  {address} {place}{notes}");
     for one in listening
         .endpoints
         .iter()
@@ -263,7 +275,7 @@ fn listener(text: &mut String, listening: &Listening) {
 
 /// A healthy endpoint that is the whole upstream has been named already.
 fn is_news(endpoint: &EndpointStatus, listening: &Listening) -> bool {
-    endpoint.health != "healthy" || endpoint.address != listening.upstream
+    endpoint.health != "healthy" || listening.upstream.as_ref() != Some(&endpoint.address)
 }
 
 fn endpoint(text: &mut String, endpoint: &EndpointStatus) {
@@ -279,6 +291,24 @@ fn endpoint(text: &mut String, endpoint: &EndpointStatus) {
         let _ = write!(words, ", {failures} in a row");
     }
     let _ = writeln!(text, "      {}  {words}", harmless(&endpoint.address));
+}
+
+fn destination(text: &mut String, destination: &Destination) {
+    let Destination {
+        service, upstream, ..
+    } = destination;
+    let _ = write!(text, "  {service}  {upstream}");
+    if let Some(tls) = &destination.tls {
+        let _ = write!(text, ", {tls}");
+    }
+    if !destination.hosts.is_empty() {
+        let _ = write!(text, ", called by {}", destination.hosts.join(", "));
+    }
+    if !destination.ports.is_empty() {
+        let ports: Vec<_> = destination.ports.iter().map(u16::to_string).collect();
+        let _ = write!(text, " on {}", ports.join(", "));
+    }
+    text.push('\n');
 }
 
 fn field(text: &mut String, name: &str, value: &str) {

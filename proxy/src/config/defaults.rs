@@ -122,6 +122,8 @@ impl UpstreamConfig {
             keepalive: None,
             max_response_header_bytes: MAX_RESPONSE_HEADER_BYTES,
             max_response_headers: MAX_RESPONSE_HEADERS,
+            server_name: None,
+            original: None,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Refuses the keys that speak of what a listener's protocol does not have: they would do nothing.
 
-use super::ListenerProtocol;
 use super::problem::Wrong;
 use super::raw::{Field, RawInbound, RawLimits, RawOutbound, RawUpstream};
 use super::validate::{Validator, content};
+use super::{ListenerProtocol, OutboundKind};
 
 impl Validator<'_> {
     pub(super) fn inbound_keys_fit(&mut self, raw: &RawInbound, protocol: ListenerProtocol) {
@@ -14,9 +14,25 @@ impl Validator<'_> {
     }
 
     /// The upstream is not looked at here: a destination may have listeners of every protocol.
-    pub(super) fn outbound_keys_fit(&mut self, raw: &RawOutbound, protocol: ListenerProtocol) {
+    pub(super) fn outbound_keys_fit(
+        &mut self,
+        raw: &RawOutbound,
+        kind: &OutboundKind,
+        protocol: ListenerProtocol,
+    ) {
         let limits = raw.limits.as_ref().map(content);
-        self.keys_fit(protocol, [raw.show_reason], limits);
+        match kind {
+            OutboundKind::Explicit(_) => self.keys_fit(protocol, [raw.show_reason], limits),
+            // They carry HTTP and bytes.
+            OutboundKind::ForwardProxy | OutboundKind::Transparent => {
+                let field = limits.and_then(|limits| limits.detect_timeout);
+                if field.is_some() {
+                    let kind = kind.as_str();
+                    let wrong = Wrong::new(format!("a `{kind}` listener has its own way to tell"));
+                    self.note(field, wrong.help("remove it"));
+                }
+            }
+        }
     }
 
     fn keys_fit(

@@ -1,17 +1,17 @@
-//! Checks the listeners, inbound and outbound, the destinations that outbound ones lead to, and
-//! that no two of them want the same name or port.
+//! Checks the listeners, inbound and outbound, and that no two of them want the same name or port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::defaults as default;
-use super::problem::{Wrong, quoted};
-use super::raw::{Field, RawConfig, RawDestination, RawInbound, RawOutbound, RawTls, Section};
-use super::tree::Tree;
+use super::destinations::outbound_sections;
+use super::problem::Wrong;
+use super::raw::{Field, RawConfig, RawInbound, RawOutbound, RawTls, Section};
+use super::tree::{NodeId, Tree};
 use super::validate::{Validator, content};
 use super::{
     AdminConfig, DestinationConfig, InboundConfig, InboundMode, ListenerProtocol, OutboundConfig,
-    TlsConfig, TlsMode, TrustDomain, scalar,
+    OutboundKind, TlsConfig, TlsMode, TrustDomain, scalar,
 };
 
 const MODES: [(&str, InboundMode); 2] = [
@@ -28,10 +28,25 @@ const TLS_MODES: [(&str, TlsMode); 2] = [
     ("permissive", TlsMode::Permissive),
 ];
 
-/// Every listener of a file.
+/// The kinds of outbound listeners, by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Explicit,
+    ForwardProxy,
+    Transparent,
+}
+
+const KINDS: [(&str, Kind); 3] = [
+    ("explicit", Kind::Explicit),
+    ("forward_proxy", Kind::ForwardProxy),
+    ("transparent", Kind::Transparent),
+];
+
+/// Every listener of a file, and where those outbound lead.
 pub(super) struct Listeners {
     pub(super) inbound: Vec<InboundConfig>,
     pub(super) outbound: Vec<OutboundConfig>,
+    pub(super) destinations: Vec<DestinationConfig>,
 }
 
 /// A listener by what must be its own, and where that is written.
@@ -45,15 +60,17 @@ struct Claim<'a> {
 impl Validator<'_> {
     /// All listeners; those that are good are held against each other even where others are not.
     pub(super) fn listeners(&mut self, raw: &RawConfig) -> Option<Listeners> {
-        let section = self.present(Tree::ROOT, "inbound", raw.inbound.as_ref());
+        let raw_outbound = outbound_sections(raw);
+        let section = match (&raw.inbound, raw_outbound) {
+            (None, [_, ..]) => None,
+            (inbound, _) => self.present(Tree::ROOT, "inbound", inbound.as_ref()),
+        };
         let raw_inbound: &[Section<RawInbound>] = section.map_or(&[], |section| &section.1);
         if let Some(Section(at, sections)) = section {
             self.not_empty(*at, sections, "listener");
         }
         let inbound: Vec<_> = raw_inbound.iter().map(|raw| self.inbound(raw)).collect();
         let destinations = self.destinations(raw);
-        let raw_outbound: &[Section<RawOutbound>] =
-            raw.outbound.as_ref().map_or(&[], |section| &section.1);
         let outbound: Vec<_> = raw_outbound
             .iter()
             .map(|raw| self.outbound(raw, &destinations))
@@ -76,12 +93,16 @@ impl Validator<'_> {
             }));
         }
         self.listeners_differ(&claims);
-        section?;
-        let destinations: Option<Vec<_>> = destinations.into_iter().collect();
-        destinations?;
+        if section.is_none() && raw_outbound.is_empty() {
+            return None;
+        }
+        let destinations: Vec<_> = destinations.into_iter().collect::<Option<_>>()?;
+        let outbound: Vec<_> = outbound.into_iter().collect::<Option<_>>()?;
+        self.destinations_are_told_apart(raw, &destinations, &outbound);
         Some(Listeners {
             inbound: inbound.into_iter().collect::<Option<_>>()?,
-            outbound: outbound.into_iter().collect::<Option<_>>()?,
+            outbound,
+            destinations,
         })
     }
 
@@ -92,7 +113,16 @@ impl Validator<'_> {
         let service = self.required(*at, "service", raw.service, scalar::service_name);
         let hosts = self.hosts(raw.hosts.as_ref());
         let upstream = self.present(*at, "upstream", raw.upstream.as_ref());
-        let upstream = upstream.and_then(|section| self.upstream(section, listen));
+        let upstream = upstream.and_then(|section| {
+            let upstream = self.upstream(section, listen)?;
+            if upstream.original.is_some() {
+                let wrong = Wrong::new("only a destination can be where the caller says");
+                let help = "name the address that the workload listens on";
+                self.note(section.1.original, wrong.help(help));
+                return None;
+            }
+            Some(upstream)
+        });
         let limits = self.limits(raw.limits.as_ref().map(content));
         let show_reason = self.optional(raw.show_reason, false, scalar::boolean);
         let protocol = self.listener_protocol(raw.protocol);
@@ -136,72 +166,60 @@ impl Validator<'_> {
             ))
             .help("use a loopback address such as `127.0.0.1:9001`"))
         });
-        let service = self.required(*at, "destination", raw.destination, scalar::service_name);
-        let destination = service
-            .and_then(|service| self.destination_of(raw.destination, &service, destinations));
+        let kind = self.outbound_kind(*at, raw, destinations);
         let limits = self.limits(raw.limits.as_ref().map(content));
         let show_reason = self.optional(raw.show_reason, false, scalar::boolean);
         let protocol = self.listener_protocol(raw.protocol);
         let mode = self.mode(raw.mode);
-        if let Some(protocol) = protocol {
-            self.outbound_keys_fit(raw, protocol);
+        if let (Some(kind), Some(protocol)) = (&kind, protocol) {
+            self.outbound_keys_fit(raw, kind, protocol);
         }
         Some(OutboundConfig {
             name: name?,
             listen: listen?,
             protocol: protocol?,
-            destination: destination?,
+            kind: kind?,
             mode: mode?,
             limits: limits?,
             show_reason: show_reason?,
         })
     }
 
-    /// The destination that a listener names; nothing, and no second complaint, where the one
-    /// that is meant has a mistake of its own.
-    fn destination_of(
+    /// How calls say where they go. What is of no use to a kind is a mistake.
+    fn outbound_kind(
         &mut self,
-        field: Option<Field>,
-        service: &Arc<str>,
+        at: NodeId,
+        raw: &RawOutbound,
         destinations: &[Option<DestinationConfig>],
-    ) -> Option<DestinationConfig> {
-        let mut good = destinations.iter().flatten();
-        let found = good.find(|destination| destination.service == *service);
-        if found.is_none() && destinations.iter().all(Option::is_some) {
-            let wrong = Wrong::new(format!("there is no destination `{}`", quoted(service)));
-            self.note(
-                field,
-                wrong.help("name one of the `destinations`, or add it there"),
-            );
+    ) -> Option<OutboundKind> {
+        let kind = self.optional(raw.kind, Kind::Explicit, |node| {
+            scalar::choice(node, &KINDS)
+        })?;
+        if kind == Kind::Explicit {
+            let service =
+                self.required(at, "destination", raw.destination, scalar::service_name)?;
+            let destination = self.destination_of(raw.destination, &service, destinations)?;
+            return Some(OutboundKind::Explicit(Box::new(destination)));
         }
-        found.cloned()
-    }
-
-    fn destinations(&mut self, raw: &RawConfig) -> Vec<Option<DestinationConfig>> {
-        let sections: &[Section<RawDestination>] =
-            raw.destinations.as_ref().map_or(&[], |section| &section.1);
-        let destinations: Vec<_> = sections.iter().map(|raw| self.destination(raw)).collect();
-        for (index, (Section(_, raw), later)) in sections.iter().zip(&destinations).enumerate() {
-            let Some(later) = later else { continue };
-            let mut earlier = destinations.iter().take(index).flatten();
-            if earlier.any(|earlier| earlier.service == later.service) {
-                let wrong = Wrong::new(format!("a destination `{}` exists already", later.service));
-                self.note(raw.service, wrong.help("name each service once"));
+        let mut good = true;
+        for (field, key) in [(raw.destination, "destination"), (raw.protocol, "protocol")] {
+            if field.is_some() {
+                let wrong = Wrong::new(format!("`{key}` is for a listener of the kind `explicit`"));
+                self.note(field, wrong.help("leave it out, or leave `kind` out"));
+                good = false;
             }
         }
-        destinations
-    }
-
-    fn destination(&mut self, raw: &Section<RawDestination>) -> Option<DestinationConfig> {
-        let Section(at, raw) = raw;
-        let service = self.required(*at, "service", raw.service, scalar::service_name);
-        let hosts = self.hosts(raw.hosts.as_ref());
-        let upstream = self.present(*at, "upstream", raw.upstream.as_ref());
-        let upstream = upstream.and_then(|section| self.upstream(section, None));
-        Some(DestinationConfig {
-            service: service?,
-            hosts: hosts?,
-            upstream: upstream?,
+        if kind == Kind::Transparent && !cfg!(target_os = "linux") {
+            let wrong = Wrong::new("only Linux tells where a redirected connection was going");
+            self.note(
+                raw.kind,
+                wrong.help("use `forward_proxy` or `explicit` here"),
+            );
+            good = false;
+        }
+        good.then_some(match kind {
+            Kind::Transparent => OutboundKind::Transparent,
+            _ => OutboundKind::ForwardProxy,
         })
     }
 

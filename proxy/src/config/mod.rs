@@ -6,6 +6,8 @@
 //! the errors of a file are told together.
 
 mod defaults;
+mod destinations;
+mod hosts;
 mod identity;
 mod keys_fit;
 mod limits;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use hosts::HostPattern;
 pub use load::{load, parse, parse_file, text_of};
 pub use problem::{ConfigErrors, Problem};
 pub use resilience::{
@@ -50,10 +53,13 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Where the policies are.
     pub policies: PoliciesConfig,
-    /// The listeners that callers reach; at least one, with distinct names and addresses.
+    /// The listeners that callers reach, with distinct names and addresses; at least one where
+    /// there is none outbound.
     pub inbound: Vec<InboundConfig>,
     /// The listeners that the workload calls out through; distinct as the inbound ones are.
     pub outbound: Vec<OutboundConfig>,
+    /// The services that the workload calls, by distinct names.
+    pub destinations: Vec<DestinationConfig>,
     /// The admin listener.
     pub admin: AdminConfig,
     /// What is logged, and where decisions are recorded.
@@ -141,8 +147,8 @@ pub struct OutboundConfig {
     pub listen: SocketAddr,
     /// What the workload speaks; HTTP by default.
     pub protocol: ListenerProtocol,
-    /// Where calls go.
-    pub destination: DestinationConfig,
+    /// How a call says where it goes; explicit by default.
+    pub kind: OutboundKind,
     /// Whether what policy denies is refused; `enforce` by default.
     pub mode: InboundMode,
     /// What the workload may hold or take.
@@ -151,13 +157,26 @@ pub struct OutboundConfig {
     pub show_reason: bool,
 }
 
+/// How a call of the workload says where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutboundKind {
+    /// By the listener that it calls: all calls are for this destination.
+    Explicit(Box<DestinationConfig>),
+    /// By its target, as one asks a proxy: an absolute URL, `CONNECT` or the `Host`.
+    ForwardProxy,
+    /// By where the connection was going before the kernel redirected it to us, and its `Host`.
+    Transparent,
+}
+
 /// A service that the workload calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DestinationConfig {
     /// The Cedar `Service` that policies know it by; distinct.
     pub service: Arc<str>,
-    /// Host names that it is called by, in lower case and without a port; empty stands for all.
-    pub hosts: Vec<String>,
+    /// The hosts that it is found by. An explicit listener for it takes every host.
+    pub hosts: Vec<HostPattern>,
+    /// The ports that it is called on; empty stands for all.
+    pub ports: Vec<u16>,
     /// How it is reached.
     pub upstream: UpstreamConfig,
 }
@@ -206,7 +225,7 @@ pub enum TlsMode {
 /// Where allowed calls go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Where it listens; at least one, tried in this order.
+    /// Where it listens, tried in this order; at least one, but for an `original` upstream.
     pub addresses: Vec<Address>,
     /// What the upstream speaks; HTTP/1.1 by default.
     pub protocol: UpstreamProtocol,
@@ -238,6 +257,24 @@ pub struct UpstreamConfig {
     pub max_response_header_bytes: usize,
     /// Fields of an HTTP/1.1 response's head; 1 to 1,000, 100 by default.
     pub max_response_headers: usize,
+    /// The host that TLS names and, by the web's PKI, verifies; that of the address by default.
+    pub server_name: Option<String>,
+    /// Calls go to where the caller asked for, if its address is one of these; none by default.
+    pub original: Option<AllowedAddresses>,
+}
+
+/// Which addresses that are not public an `original` upstream may have; none by default.
+///
+/// What is no address of a host, such as `0.0.0.0` or a multicast group, is never allowed, nor are
+/// the sidecar's own listeners.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AllowedAddresses {
+    /// `127.0.0.0/8` and `::1`: this machine or pod.
+    pub loopback: bool,
+    /// `169.254.0.0/16` and `fe80::/10`: among them the metadata services of clouds.
+    pub link_local: bool,
+    /// RFC 1918, RFC 6598 and unique local addresses: one's own networks.
+    pub private: bool,
 }
 
 /// An address of an upstream.
@@ -256,6 +293,17 @@ pub enum UpstreamTls {
     Off,
     /// Mutual TLS with our SVID; the upstream must prove to be one of these workloads.
     Mutual(SpiffeIdPattern),
+    /// TLS as on the web: the upstream must prove its host name; we show no certificate.
+    Web(WebRoots),
+}
+
+/// The authorities that a host's certificate is verified with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebRoots {
+    /// Those of the operating system.
+    System,
+    /// Those in a PEM file.
+    File(PathBuf),
 }
 
 /// The protocol spoken towards an upstream.
@@ -407,6 +455,38 @@ pub enum MaxMemory {
     Bytes(u64),
 }
 
+impl OutboundKind {
+    /// Its name in the file.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Explicit(_) => "explicit",
+            Self::ForwardProxy => "forward_proxy",
+            Self::Transparent => "transparent",
+        }
+    }
+}
+
+impl UpstreamTls {
+    /// How the upstream proves to be the one that is meant, in words; nothing where it does not.
+    #[must_use]
+    pub fn proof(&self) -> Option<String> {
+        match self {
+            Self::Off => None,
+            Self::Mutual(pattern) => Some(format!("which proves to be {pattern}")),
+            Self::Web(WebRoots::System) => {
+                Some("which proves its host by the system's authorities".to_owned())
+            }
+            Self::Web(WebRoots::File(path)) => {
+                let path = path.display();
+                Some(format!(
+                    "which proves its host by the authorities in {path}"
+                ))
+            }
+        }
+    }
+}
+
 impl UpstreamConfig {
     /// The port of the first address that has one; 0 for unix sockets.
     #[must_use]
@@ -421,6 +501,9 @@ impl UpstreamConfig {
 
 impl fmt::Display for UpstreamConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.original.is_some() {
+            f.write_str("the original address")?;
+        }
         for (index, address) in self.addresses.iter().enumerate() {
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{address}")?;

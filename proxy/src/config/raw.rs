@@ -112,6 +112,7 @@ pub(super) struct RawOutbound {
     pub(super) mode: Option<Field>,
     pub(super) limits: Option<Section<RawLimits>>,
     pub(super) show_reason: Option<Field>,
+    pub(super) kind: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,6 +121,7 @@ pub(super) struct RawDestination {
     pub(super) service: Option<Field>,
     pub(super) hosts: Option<Section<Vec<Field>>>,
     pub(super) upstream: Option<Section<RawUpstream>>,
+    pub(super) ports: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +151,8 @@ pub(super) struct RawUpstream {
     pub(super) keepalive: Option<Field>,
     pub(super) max_response_header_bytes: Option<Field>,
     pub(super) max_response_headers: Option<Field>,
+    pub(super) original: Option<Field>,
+    pub(super) allow_addresses: Option<Section<Vec<Field>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -192,6 +196,8 @@ pub(super) struct RawRetries {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawUpstreamTls {
     pub(super) peer: Option<Field>,
+    pub(super) roots: Option<Field>,
+    pub(super) server_name: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -15,6 +15,8 @@ use wayleave_certs::source::federation::EndpointUrl;
 use wayleave_certs::workload_api::Endpoint;
 use wayleave_identity::{SpiffeId, SpiffeIdPattern, TrustDomain};
 
+use super::hosts::in_brackets;
+pub(super) use super::hosts::server_name;
 use super::problem::{Wrong, quoted};
 use super::reader::closest;
 use super::tree::{Node, Value};
@@ -217,16 +219,11 @@ pub(super) fn served_host(node: &Node) -> Result<String, Wrong> {
         );
     }
     let host = canonical_host(written).ok_or_else(wrong)?;
-    // An IPv6 address stands in brackets in a Host header.
-    Ok(if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host
-    })
+    Ok(in_brackets(host))
 }
 
 /// A DNS name in lower case or an IP address in its canonical form.
-fn canonical_host(written: &str) -> Option<String> {
+pub(super) fn canonical_host(written: &str) -> Option<String> {
     let bracketed = written
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));

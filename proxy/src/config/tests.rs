@@ -74,6 +74,11 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(whole.inbound[0].limits, minimal.inbound[0].limits);
     let address = whole.inbound[0].upstream.addresses[0].clone();
     assert_eq!(whole.inbound[0].upstream, UpstreamConfig::at(address));
+    let (billing, internet) = (&whole.destinations[0], &whole.destinations[1]);
+    assert_eq!(whole.outbound[0].limits, LimitsConfig::default());
+    assert_eq!(billing.upstream.pool_max_idle, 64);
+    let allowed = internet.upstream.original;
+    assert_eq!(allowed, Some(AllowedAddresses::default()));
     assert_eq!(whole.admin, minimal.admin);
     assert_eq!(whole.log, minimal.log);
     assert_eq!(whole.runtime, minimal.runtime);
@@ -134,6 +139,19 @@ fn memory_is_limited_by_the_control_group_by_itself_or_not_at_all() {
 #[test]
 fn the_example_to_copy_loads() {
     read(include_str!("../../../examples/sidecar/wayleave.yaml")).unwrap();
+    let egress = read(include_str!("../../../examples/egress/wayleave.yaml")).unwrap();
+    assert_eq!(egress.outbound.len(), 2);
+}
+
+#[test]
+fn every_yaml_block_of_the_outbound_guide_loads() {
+    let blocks = yaml_blocks_of(include_str!("../../../docs/outbound.md"));
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        if let Err(errors) = read(&completed(&block)) {
+            panic!("{errors}\n{block}");
+        }
+    }
 }
 
 #[test]
@@ -148,7 +166,11 @@ fn every_yaml_block_of_the_document_loads() {
 }
 
 fn yaml_blocks() -> Vec<String> {
-    DOCUMENT
+    yaml_blocks_of(DOCUMENT)
+}
+
+fn yaml_blocks_of(document: &str) -> Vec<String> {
+    document
         .split("```yaml\n")
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap().to_owned())
@@ -578,6 +600,163 @@ fn listeners_have_their_own_names_and_ports() {
             "w.yaml:15:13: `inbound[1].listen`: `0.0.0.0:8443` is taken by the listener `orders`; give each listener its own port",
         ]
     );
+}
+
+/// `MINIMAL` with outbound listeners and destinations.
+fn going_out(outbound: &str, destinations: &str) -> String {
+    format!("{MINIMAL}outbound: [{outbound}]\ndestinations: [{destinations}]\n")
+}
+
+const SHOP: &str = "{service: shop, upstream: {address: 'shop:1', tls: {peer: 'spiffe://a/*'}}}";
+const OUT: &str = "{name: out, listen: '127.0.0.1:9001', destination: shop}";
+
+#[test]
+fn outbound_listeners_lead_to_destinations() {
+    let web = "{service: web, hosts: [api.example, '*.API.example', '*'], ports: [80, 443], \
+               upstream: {original: true, allow_addresses: [private], \
+               tls: {roots: roots.pem, server_name: A.example}}}";
+    let proxy = "{name: proxy, listen: '127.0.0.1:3128', kind: forward_proxy}";
+    let config = read(&going_out(
+        &format!("{OUT}, {proxy}"),
+        &format!("{SHOP}, {web}"),
+    ))
+    .unwrap();
+    let OutboundKind::Explicit(shop) = &config.outbound[0].kind else {
+        panic!("{:?}", config.outbound)
+    };
+    assert_eq!(**shop, config.destinations[0]);
+    assert_eq!(shop.upstream.original, None);
+    assert_eq!(config.outbound[1].kind, OutboundKind::ForwardProxy);
+    let web = &config.destinations[1];
+    let shown: Vec<_> = web.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["api.example", "*.api.example", "*"]);
+    assert_eq!(web.ports, [80, 443]);
+    let allowed = web.upstream.original.unwrap();
+    assert!(allowed.private && !allowed.loopback && !allowed.link_local);
+    assert_eq!(web.upstream.server_name.as_deref(), Some("a.example"));
+    let roots = WebRoots::File("/etc/w/roots.pem".into());
+    assert_eq!(web.upstream.tls, UpstreamTls::Web(roots));
+}
+
+#[test]
+fn a_sidecar_may_have_outbound_listeners_alone() {
+    let text = going_out(OUT, SHOP);
+    let (head, tail) = text.split_once("inbound:").unwrap();
+    let tail = tail.split_once("outbound:").unwrap().1;
+    let config = read(&format!("{head}outbound:{tail}")).unwrap();
+    assert_eq!(config.inbound, []);
+}
+
+#[test]
+fn rejects_outbound_listeners_that_would_be_unsafe_or_of_no_use() {
+    let by_host = "{name: out, listen: '127.0.0.1:9001', kind: forward_proxy}";
+    let called = "{service: shop, hosts: [shop], upstream: {address: 'shop:1'}}";
+    let table = [
+        (
+            "{name: out, listen: '0.0.0.0:9001', destination: shop}",
+            SHOP,
+            "`outbound[0].listen`: `0.0.0.0:9001` is reachable from other machines, whose calls would go out in this workload's name; use a loopback address such as `127.0.0.1:9001`",
+        ),
+        (
+            "{name: out, listen: '127.0.0.1:9001', destination: shoe}",
+            SHOP,
+            "`outbound[0].destination`: there is no destination `shoe`; name one of the `destinations`, or add it there",
+        ),
+        (
+            "{name: out, listen: '127.0.0.1:9001'}",
+            SHOP,
+            "the key `destination` is missing in `outbound[0]`",
+        ),
+        (
+            "{name: out, listen: '127.0.0.1:9001', kind: forward_proxi}",
+            called,
+            "`outbound[0].kind`: `forward_proxi` is not known here; did you mean `forward_proxy`? expected one of: explicit, forward_proxy, transparent",
+        ),
+        (
+            "{name: out, listen: '127.0.0.1:9001', kind: forward_proxy, destination: shop}",
+            called,
+            "`outbound[0].destination`: `destination` is for a listener of the kind `explicit`; leave it out, or leave `kind` out",
+        ),
+        (
+            "{name: out, listen: '127.0.0.1:9001', kind: transparent, protocol: tcp}",
+            called,
+            "`outbound[0].protocol`: `protocol` is for a listener of the kind `explicit`; leave it out, or leave `kind` out",
+        ),
+        (
+            by_host,
+            SHOP,
+            "`outbound`: the listener `out` finds destinations by their hosts, and none has any; add `hosts` to the `destinations` that it serves",
+        ),
+        (
+            by_host,
+            "{service: a, hosts: [shop, b], upstream: {address: 'shop:1'}}, {service: b, hosts: [Shop], upstream: {address: 'b:1'}}",
+            "`destinations[1].hosts`: `shop` leads to the destination `a` already; give each host and port to one destination; `ports` tells two apart",
+        ),
+        (
+            by_host,
+            "{service: a, hosts: [a], upstream: {address: 'localhost:9001'}}",
+            "`destinations[0].upstream`: `localhost:9001` is the outbound listener `out`, so calls would go in circles; name the address of the service itself",
+        ),
+        (
+            by_host,
+            "{service: a, hosts: ['*.*'], upstream: {address: 'a:1'}}",
+            "`destinations[0].hosts[0]`: `*.*` is not a host; expected a host without a port, such as `api.example`, `*.api.example` for all below it, or `*`",
+        ),
+        (
+            by_host,
+            "{service: a, hosts: [a], ports: [0], upstream: {address: 'a:1'}}",
+            "`destinations[0].ports[0]`: `0` is out of range; expected a whole number from 1 to 65535",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {original: true}}",
+            "`outbound[0].destination`: the upstream of `shop` is `original`, and a caller of this listener asks for no address; give the destination an address, or this listener the kind `forward_proxy`",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {original: true, address: 'a:1'}}",
+            "`destinations[0].upstream.address`: the upstream is `original` and has an address; keep one of the two",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {address: 'a:1', allow_addresses: [private]}}",
+            "`destinations[0].upstream.allow_addresses`: this is about the addresses of an `original` upstream; leave it out, or add `original: true`",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {original: true, allow_addresses: [everything]}}",
+            "`destinations[0].upstream.allow_addresses[0]`: `everything` is not known here; expected one of: loopback, link_local, private",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {address: 'a:1', tls: {peer: 'spiffe://a/b', roots: system}}}",
+            "`destinations[0].upstream.tls.roots`: the upstream's TLS has both `peer` and `roots`; keep `peer` for a workload, or `roots` for a host of the web",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {address: 'a:1', tls: {server_name: a}}}",
+            "the key `peer` is missing in `destinations[0].upstream.tls`",
+        ),
+        (
+            OUT,
+            "{service: shop, upstream: {address: 'unix:/run/a', tls: {peer: 'spiffe://a/b'}}}",
+            "`destinations[0].upstream.tls`: a unix socket is reached without TLS; leave `tls` out, or name a host and a port",
+        ),
+    ];
+    for (outbound, destinations, expected) in table {
+        let told = errors(&going_out(outbound, destinations)).join("\n");
+        assert!(
+            told.contains(expected),
+            "expected {expected}\ntold     {told}"
+        );
+    }
+}
+
+#[test]
+fn an_inbound_listener_has_an_upstream_of_its_own() {
+    let told = errors(&with("address: 127.0.0.1:8080", "original: true")).join("\n");
+    let expected = "`inbound[0].upstream.original`: only a destination can be where the caller says; name the address that the workload listens on";
+    assert!(told.contains(expected), "{told}");
 }
 
 #[test]

@@ -11,12 +11,29 @@ use super::problem::Wrong;
 use super::raw::{Field, RawUpstream, RawUpstreamTls, Section};
 use super::tree::{Node, NodeId};
 use super::validate::{HOUR, Validator, content};
-use super::{Address, HostPort, UpstreamConfig, UpstreamProtocol, UpstreamTls, scalar};
+use super::{
+    Address, AllowedAddresses, HostPort, UpstreamConfig, UpstreamProtocol, UpstreamTls, WebRoots,
+    scalar,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const CONNECT_TIME: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(300);
 const UPSTREAM_TIME: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
+
+/// A kind of address that an `original` upstream may be allowed to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Loopback,
+    LinkLocal,
+    Private,
+}
+
+const REACHES: [(&str, Reach); 3] = [
+    ("loopback", Reach::Loopback),
+    ("link_local", Reach::LinkLocal),
+    ("private", Reach::Private),
+];
 
 const PROTOCOLS: [(&str, UpstreamProtocol); 2] = [
     ("http1", UpstreamProtocol::Http1),
@@ -30,11 +47,19 @@ impl Validator<'_> {
         listen: Option<SocketAddr>,
     ) -> Option<UpstreamConfig> {
         let Section(at, raw) = raw;
-        let addresses = self.addresses(*at, raw, listen);
+        let original = self.original(raw);
+        let addresses = match original {
+            Some(None) => self.addresses(*at, raw, listen),
+            // Found out when it is called; or a mistake that has been told.
+            _ => Some(Vec::new()),
+        };
         let protocol = self.optional(raw.protocol, default::PROTOCOL, |node| {
             scalar::choice(node, &PROTOCOLS)
         });
         let tls = self.upstream_tls(raw.tls.as_ref());
+        let server_name = raw.tls.as_ref().and_then(|section| section.1.server_name);
+        let server_name = self.maybe(server_name, scalar::server_name);
+        self.no_tls_on_a_unix_socket(raw, addresses.as_deref());
         let connect = self.time(raw.connect_timeout, default::CONNECT_TIMEOUT, &CONNECT_TIME);
         let response = self.time(
             raw.response_timeout,
@@ -84,7 +109,60 @@ impl Validator<'_> {
             keepalive: keepalive?,
             max_response_header_bytes: header_bytes?,
             max_response_headers: headers?,
+            server_name: server_name?,
+            original: original?,
         })
+    }
+
+    /// SECURITY: a unix socket is reached without TLS, so what TLS would prove must not be asked.
+    fn no_tls_on_a_unix_socket(&mut self, raw: &RawUpstream, addresses: Option<&[Address]>) {
+        let Some(Section(at, _)) = &raw.tls else {
+            return;
+        };
+        let mut addresses = addresses.into_iter().flatten();
+        if addresses.any(|address| matches!(address, Address::Unix(_))) {
+            let wrong = Wrong::new("a unix socket is reached without TLS");
+            let help = "leave `tls` out, or name a host and a port";
+            self.note(Some(Field(*at)), wrong.help(help));
+        }
+    }
+
+    /// Which addresses an `original` upstream may have; nothing for one with addresses of its own.
+    fn original(&mut self, raw: &RawUpstream) -> Option<Option<AllowedAddresses>> {
+        let is_original = self.optional(raw.original, false, scalar::boolean)?;
+        let allowed = match &raw.allow_addresses {
+            Some(Section(_, fields)) => self.distinct(fields, "kind of address", |node| {
+                scalar::choice(node, &REACHES)
+            })?,
+            None => Vec::new(),
+        };
+        if !is_original {
+            let Some(Section(at, _)) = &raw.allow_addresses else {
+                return Some(None);
+            };
+            let wrong = Wrong::new("this is about the addresses of an `original` upstream");
+            self.note(
+                Some(Field(*at)),
+                wrong.help("leave it out, or add `original: true`"),
+            );
+            return None;
+        }
+        let addresses = raw.addresses.as_ref().map(|section| Field(section.0));
+        if let Some(field) = raw.address.or(addresses) {
+            let wrong = Wrong::new("the upstream is `original` and has an address");
+            self.note(Some(field), wrong.help("keep one of the two"));
+            return None;
+        }
+        if let Some(Section(at, _)) = &raw.health_check {
+            let wrong = Wrong::new("an `original` upstream has no address that could be asked");
+            self.note(Some(Field(*at)), wrong.help("leave it out"));
+            return None;
+        }
+        Some(Some(AllowedAddresses {
+            loopback: allowed.contains(&Reach::Loopback),
+            link_local: allowed.contains(&Reach::LinkLocal),
+            private: allowed.contains(&Reach::Private),
+        }))
     }
 
     /// One `address`, or a list of `addresses`.
@@ -135,8 +213,30 @@ impl Validator<'_> {
         let Some(Section(at, raw)) = raw else {
             return Some(UpstreamTls::Off);
         };
-        self.required(*at, "peer", raw.peer, scalar::spiffe_id_pattern)
-            .map(UpstreamTls::Mutual)
+        match (raw.peer, raw.roots) {
+            (_, None) => self
+                .required(*at, "peer", raw.peer, scalar::spiffe_id_pattern)
+                .map(UpstreamTls::Mutual),
+            (None, Some(_)) => {
+                let base = self.base;
+                self.maybe(raw.roots, |node| web_roots(node, base))?
+                    .map(UpstreamTls::Web)
+            }
+            (Some(_), Some(field)) => {
+                let wrong = Wrong::new("the upstream's TLS has both `peer` and `roots`");
+                let help = "keep `peer` for a workload, or `roots` for a host of the web";
+                self.note(Some(field), wrong.help(help));
+                None
+            }
+        }
+    }
+}
+
+/// `system`, or a PEM file.
+fn web_roots(node: &Node, base: &Path) -> Result<WebRoots, Wrong> {
+    match scalar::text(node, "`system`, or the path of a PEM file")? {
+        "system" => Ok(WebRoots::System),
+        _ => scalar::path(node, base).map(WebRoots::File),
     }
 }
 
@@ -153,7 +253,7 @@ fn address(node: &Node, listen: Option<SocketAddr>, base: &Path) -> Result<Addre
 }
 
 /// Whether connecting to `address` reaches the listener bound to `listen`.
-fn reaches(address: &HostPort, listen: SocketAddr) -> bool {
+pub(super) fn reaches(address: &HostPort, listen: SocketAddr) -> bool {
     let loopback = address.host == "localhost";
     let reached = match address.host.parse::<std::net::IpAddr>() {
         Ok(ip) => ip == listen.ip() || (listen.ip().is_unspecified() && ip.is_loopback()),

@@ -67,6 +67,7 @@ impl Validator<'_> {
             policies: policies?,
             inbound: listeners.inbound,
             outbound: listeners.outbound,
+            destinations: listeners.destinations,
             admin: admin?,
             log: log?,
             runtime: runtime?,

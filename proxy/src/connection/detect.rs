@@ -14,7 +14,7 @@ use wayleave_certs::Alpn;
 use crate::stream::Stream;
 
 /// What an HTTP/2 client with prior knowledge begins with (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes that are looked at. No method that anybody uses is as long.
 const MOST: usize = 64;
 
@@ -106,7 +106,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// What a method may consist of (RFC 9110 section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

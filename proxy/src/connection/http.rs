@@ -256,6 +256,12 @@ async fn cut_overdue(connection: &Connection) {
 /// From here on calls may finish, and what does not was cut for that.
 fn distrust(connection: &Connection, why: &TrustEnded) {
     let reason_code = why.reason_code();
+    if matches!(why, TrustEnded::Identified) {
+        return tracing::debug!(
+            reason_code,
+            "connection closing: the workload has a name now"
+        );
+    }
     connection.gate.metrics.trust_ended(reason_code);
     let (source, peer) = (connection.origin.source, connection.origin.caller.name());
     tracing::warn!(%source, peer, reason_code, error = %why, "peer no longer trusted, connection closing");

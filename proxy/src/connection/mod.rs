@@ -1,7 +1,8 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
-mod detect;
+mod connect;
+pub(crate) mod detect;
 mod ended;
 mod frames;
 mod half_closed;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT};
 use ::http::request::Parts;
-use ::http::{HeaderValue, Request, Response, StatusCode, Version};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use wayleave_certs::Alpn;
 
@@ -33,9 +34,9 @@ use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
 use crate::forward::{self, ResponseBody, Tenure, Times, headers};
 use crate::gate::Gate;
-use crate::protocol::{Call, Shape};
+use crate::protocol::{Call, Shape, target};
 use crate::record::{Calls, Entry, Origin};
-use crate::route::Route;
+use crate::route::{Found, Routes};
 use crate::stream::Stream;
 use crate::trust::Trust;
 use detect::Speaks;
@@ -113,6 +114,8 @@ pub(crate) struct Connection {
     /// Whether its bytes are no longer HTTP.
     upgraded: AtomicBool,
     drain: Drain,
+    /// The port that the connection was made to before it was redirected here.
+    redirected: Option<u16>,
 }
 
 impl Connection {
@@ -142,6 +145,15 @@ impl Connection {
             patience: Mutex::new(patience),
             upgraded: AtomicBool::new(false),
             drain,
+            redirected: None,
+        }
+    }
+
+    /// The same connection, which was made to this port before it was redirected here.
+    pub(crate) fn redirected_from(self, port: u16) -> Self {
+        Self {
+            redirected: Some(port),
+            ..self
         }
     }
 
@@ -151,6 +163,9 @@ impl Connection {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         self.served.fetch_add(1, Ordering::Relaxed);
+        if self.gate.is_proxy && request.method() == Method::CONNECT {
+            return Ok(Box::pin(self.connect(request)).await);
+        }
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
@@ -159,12 +174,12 @@ impl Connection {
         let expects_continue =
             version != Version::HTTP_10 && expectation.is_some_and(is_100_continue);
         if let Some(excess) = self.origin.calls.excess() {
-            let denial = excess_denial(entry, excess, &head);
+            let denial = excess_denial(entry, excess, &head.uri);
             let left = unread::when_dropped(version, &body);
             let answer = denial.into_response(shape, left).map(ResponseBody::own);
             return Ok(self.last_of_all(version, answer));
         }
-        let (lease, route) = match self.decide(entry, shape, &mut head) {
+        let (lease, found) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
             Err(denial) => {
                 let connection = unread::after(version, expects, body).await;
@@ -178,7 +193,8 @@ impl Connection {
             times: self.times(shape),
             expects_continue,
         };
-        let answer = forward::forward(lease, request, &route.pool, how, || self.tenure()).await;
+        let pool = found.pool(lease.call().map_or("", Call::host));
+        let answer = forward::forward(lease, request, &pool, how, || self.tenure()).await;
         if let Ok(response) = &answer
             && response.status() == StatusCode::SWITCHING_PROTOCOLS
         {
@@ -212,30 +228,56 @@ impl Connection {
         mut entry: Entry,
         shape: Shape,
         head: &mut Parts,
-    ) -> Result<(Lease, &Arc<Route>), Denial> {
-        let call = match Call::read(shape, head) {
+    ) -> Result<(Lease, Found<'_>), Denial> {
+        let readable = match self.gate.is_proxy {
+            true => target::check_scheme(head),
+            false => Ok(()),
+        };
+        let call = match readable.and_then(|()| Call::read(shape, head)) {
             Ok(call) => call,
             Err(why) => {
-                entry.refused(why.reason_code(), None, Some(target(head)));
+                entry.refused(why.reason_code(), None, Some(kept(&head.uri)));
                 return Err(Denial::ambiguous(entry, why));
             }
         };
-        let Some(route) = self.gate.routes.find(&call) else {
-            entry.refused("host_not_served", Some(call), None);
-            return Err(Denial::host_not_served(entry));
+        let port = || self.redirected.unwrap_or_else(|| target::port(head));
+        let Some(found) = self.gate.routes.find(&call, port) else {
+            return Err(self.not_found(entry, call));
         };
-        headers::clean_request(&mut head.headers, upgrade(shape, route));
+        headers::clean_request(&mut head.headers, upgrade(shape, found.protocol()));
         let ask = Ask {
             call,
             origin: &self.origin,
-            route,
+            service: found.service(),
+            port: found.port(),
             headers: &head.headers,
         };
         let lease = self.gate.enforcer.enforce(entry, ask)?;
         if let Some(xfcc) = &self.xfcc {
             headers::set_caller(&mut head.headers, xfcc);
         }
-        Ok((lease, route))
+        Ok((lease, found))
+    }
+
+    /// Puts a connection on record that is closed without a call.
+    pub(crate) fn refuse(&self, reason_code: &'static str, host: &str) {
+        let mut entry = self.gate.recorder.open(&self.origin);
+        entry.refused(reason_code, Some(Call::tcp(host)), None);
+        entry.completed();
+    }
+
+    /// Refuses what no service here is called by.
+    fn not_found(&self, mut entry: Entry, call: Call) -> Denial {
+        match self.gate.routes {
+            Routes::One(_) => {
+                entry.refused("host_not_served", Some(call), None);
+                Denial::host_not_served(entry)
+            }
+            Routes::Table(_) => {
+                entry.refused("destination_unknown", Some(call), None);
+                Denial::destination_unknown(entry)
+            }
+        }
     }
 
     /// How long a call that begins now may take. A gRPC stream may be silent for as long as both
@@ -305,8 +347,8 @@ impl Connection {
 }
 
 /// SECURITY: before anything is read or asked that costs more than the refusal.
-fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
-    entry.refused(excess.reason_code(), None, Some(target(head)));
+fn excess_denial(mut entry: Entry, excess: Excess, target: &Uri) -> Denial {
+    entry.refused(excess.reason_code(), None, Some(kept(target)));
     match excess {
         Excess::Overloaded => Denial::overloaded(entry),
         Excess::PeerLimit => Denial::peer_limit(entry),
@@ -314,8 +356,8 @@ fn excess_denial(mut entry: Entry, excess: Excess, head: &Parts) -> Denial {
 }
 
 /// What was asked for, as far as a record of a refusal keeps it.
-fn target(head: &Parts) -> String {
-    head.uri.to_string().chars().take(TARGET_KEPT).collect()
+fn kept(target: &Uri) -> String {
+    target.to_string().chars().take(TARGET_KEPT).collect()
 }
 
 fn is_100_continue(expectation: &HeaderValue) -> bool {
@@ -323,8 +365,8 @@ fn is_100_continue(expectation: &HeaderValue) -> bool {
 }
 
 /// A WebSocket handshake is an upgrade to an upstream that speaks HTTP/1.1.
-fn upgrade(shape: Shape, route: &Route) -> headers::Upgrade {
-    match (shape, route.pool.config().protocol) {
+fn upgrade(shape: Shape, protocol: UpstreamProtocol) -> headers::Upgrade {
+    match (shape, protocol) {
         (Shape::WebSocket, UpstreamProtocol::Http1) => headers::Upgrade::WebSocket,
         _ => headers::Upgrade::Strip,
     }

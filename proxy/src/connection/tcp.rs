@@ -8,14 +8,26 @@ use wayleave_authz::Direction;
 
 use super::Connection;
 use crate::enforce::Ask;
-use crate::forward::tunnel;
+use crate::forward::tunnel::{self, Bytes};
 use crate::protocol::Call;
-use crate::route::Route;
+use crate::route::Found;
 use crate::stream::Stream;
 
 /// Decides and carries. `host` is what the caller asked for, as far as it said: the server name
 /// of its handshake, or nothing.
 pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &str) {
+    let found = found(&connection, host);
+    carry(stream, &connection, host, found, Bytes::Plain).await;
+}
+
+/// Decides on what was `found` for the connection, and carries.
+pub(crate) async fn carry(
+    stream: Stream,
+    connection: &Connection,
+    host: &str,
+    found: Option<Found<'_>>,
+    bytes: Bytes,
+) {
     if connection.is_unwelcome() {
         return stream.reset();
     }
@@ -26,19 +38,19 @@ pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &st
         entry.completed();
         return stream.reset();
     }
-    let Some(route) = route(&connection, &call) else {
-        entry.refused("host_not_served", Some(call), None);
-        entry.completed();
+    // A denied connection is cut; there is no answer that every protocol would understand.
+    let Some(found) = found else {
+        connection.not_found(entry, call).unanswered();
         return stream.reset();
     };
     let headers = HeaderMap::new();
     let ask = Ask {
         call,
         origin: &connection.origin,
-        route,
+        service: found.service(),
+        port: found.port(),
         headers: &headers,
     };
-    // A denied connection is cut; there is no answer that every protocol would understand.
     let lease = match connection.gate.enforcer.enforce(entry, ask) {
         Ok(lease) => lease,
         Err(denial) => {
@@ -46,8 +58,8 @@ pub(crate) async fn serve(stream: Stream, connection: Arc<Connection>, host: &st
             return stream.reset();
         }
     };
-    let idle = connection.gate.limits.tcp_idle_timeout;
-    tunnel::dial(lease, stream, &route.pool, connection.tenure(), idle).await;
+    let (pool, idle) = (found.pool(host), connection.gate.limits.tcp_idle_timeout);
+    tunnel::dial(lease, stream, &pool, bytes, connection.tenure(), idle).await;
 }
 
 /// Refuses a connection whose first bytes did not tell what it is.
@@ -60,9 +72,10 @@ pub(super) fn undetected(stream: Stream, connection: &Connection, host: &str) {
 
 /// The service that is called. A caller from elsewhere names it in its handshake; the workload
 /// beside us is plain and names none.
-fn route<'a>(connection: &'a Connection, call: &Call) -> Option<&'a Arc<Route>> {
+fn found<'a>(connection: &'a Connection, host: &str) -> Option<Found<'a>> {
+    let routes = &connection.gate.routes;
     match connection.gate.enforcer.direction {
-        Direction::Inbound => connection.gate.routes.find(call),
-        Direction::Outbound => connection.gate.routes.only(),
+        Direction::Inbound => routes.find(&Call::tcp(host), || 0),
+        Direction::Outbound => routes.only().map(Found::fixed),
     }
 }

@@ -18,7 +18,6 @@ use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
 use crate::record::{Asked, Decided, Entry, Origin};
 use crate::review::{Changes, Live};
-use crate::route::Route;
 use kept_headers::KeptHeaders;
 pub(crate) use lease::Lease;
 
@@ -43,7 +42,9 @@ pub(crate) struct Enforcer {
 pub(crate) struct Ask<'a> {
     pub(crate) call: Call,
     pub(crate) origin: &'a Origin,
-    pub(crate) route: &'a Route,
+    /// The service that it is for, and the port that it is called on.
+    pub(crate) service: &'a Arc<str>,
+    pub(crate) port: u16,
     /// Those that will be forwarded.
     pub(crate) headers: &'a HeaderMap,
 }
@@ -58,7 +59,8 @@ impl Enforcer {
         let Ask {
             call,
             origin,
-            route,
+            service,
+            port,
             headers,
         } = ask;
         // INVARIANT: read before the policies, so that a change behind this is noticed.
@@ -73,8 +75,8 @@ impl Enforcer {
             caller: &origin.caller,
             direction: origin.direction,
             source: origin.source,
-            service: &route.service,
-            port: route.port,
+            service,
+            port,
         };
         let began = Instant::now();
         let Some(decision) = self.decide(&engine, &asked, &headers, entry.time()) else {
@@ -90,8 +92,8 @@ impl Enforcer {
         entry.decided(Decided {
             call,
             action: action.as_str(),
-            service: Arc::clone(&route.service),
-            port: route.port,
+            service: Arc::clone(service),
+            port,
             headers,
             query: engine.reads_query(),
             decision,

@@ -1,15 +1,21 @@
-//! Makes a connection to one endpoint of an upstream, and where the upstream is another workload
-//! proves ours and has it prove its own.
+//! Makes a connection to one endpoint of an upstream: at an address that may be connected to, and
+//! where TLS is spoken, to somebody who proves to be the one that is meant.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use wayleave_certs::tls::{ClientTls, HandshakeError};
+use wayleave_certs::tls::{ClientTls, HandshakeError, WebTls};
 use wayleave_certs::{Alpn, IdentityReader};
 
 use super::endpoint::{Endpoint, Target};
 use super::error::ForwardError;
+use super::tunnel::Bytes;
+use super::upstream::Upstream;
 use super::vouch::Vouched;
 use crate::config::UpstreamProtocol;
+use crate::outbound::guard::Guard;
 use crate::stream::Stream;
 
 /// Mutual TLS towards an upstream, with the identity that it presents.
@@ -19,40 +25,83 @@ pub(crate) struct MutualTls {
     pub(crate) identity: IdentityReader,
 }
 
+/// Our side of TLS towards upstreams. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) enum UpstreamTlsClient {
+    /// Towards a workload, with our SVID.
+    Mutual(Arc<MutualTls>),
+    /// Towards a host of the web, without.
+    Web(Arc<WebTls>),
+}
+
 /// A new connection, with what its reuse depends on.
 #[derive(Debug)]
 pub(super) struct Dialed {
     pub(super) stream: Stream,
+    /// Who vouches for a workload; a host of the web has proved its name for as long as the
+    /// connection lasts.
     pub(super) vouched: Option<Box<Vouched>>,
     /// What the handshake agreed on; nothing without TLS.
     alpn: Option<Alpn>,
 }
 
-/// Connects to an endpoint. Sets no time limit; the caller does.
-pub(super) async fn dial(
-    endpoint: &Endpoint,
-    tls: Option<&MutualTls>,
-) -> Result<Dialed, ForwardError> {
-    match &endpoint.target {
-        Target::Unix(path) => {
-            let socket = UnixStream::connect(path).await;
-            Ok(Dialed::plain(socket.map_err(ForwardError::Connect)?.into()))
-        }
-        Target::Tcp(address) => {
-            let socket = TcpStream::connect(address).await;
-            let socket = socket.map_err(ForwardError::Connect)?;
-            socket.set_nodelay(true).map_err(ForwardError::Connect)?;
-            match tls {
-                None => Ok(Dialed::plain(socket.into())),
-                Some(tls) => secure(tls, &endpoint.host, socket).await,
-            }
+impl UpstreamTlsClient {
+    /// Whose changes may end the trust in a connection.
+    pub(super) fn identity(&self) -> Option<&IdentityReader> {
+        match self {
+            Self::Mutual(tls) => Some(&tls.identity),
+            Self::Web(_) => None,
         }
     }
 }
 
+/// Connects to an endpoint, for these bytes. Sets no time limit; the caller does.
+pub(super) async fn dial(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    bytes: Bytes,
+) -> Result<Dialed, ForwardError> {
+    let address = match &endpoint.target {
+        Target::Unix(path) => {
+            let socket = UnixStream::connect(path).await;
+            return Ok(Dialed::plain(socket.map_err(ForwardError::Connect)?.into()));
+        }
+        Target::Tcp(address) => *address,
+    };
+    let socket = connect_checked(address, upstream.guard.as_ref()).await?;
+    socket.set_nodelay(true).map_err(ForwardError::Connect)?;
+    let host = upstream.config.server_name.as_deref();
+    let host = host.unwrap_or(&endpoint.host);
+    match (&upstream.tls, bytes) {
+        (Some(UpstreamTlsClient::Mutual(tls)), _) => secure(tls, host, socket).await,
+        (Some(UpstreamTlsClient::Web(tls)), Bytes::Plain) => secure_web(tls, host, socket).await,
+        // A caller that talks to a host of the web speaks TLS itself.
+        (Some(UpstreamTlsClient::Web(_)), Bytes::OfCaller) | (None, _) => {
+            Ok(Dialed::plain(socket.into()))
+        }
+    }
+}
+
+/// SECURITY: the very address that was checked is connected to; a name that is resolved a second
+/// time could have another by then.
+async fn connect_checked(
+    address: SocketAddr,
+    guard: Option<&Guard>,
+) -> Result<TcpStream, ForwardError> {
+    let address = match guard {
+        Some(guard) => guard.check(address)?.address(),
+        None => address,
+    };
+    let socket = TcpStream::connect(address).await;
+    socket.map_err(ForwardError::Connect)
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, ForwardError> {
+    ServerName::try_from(host.to_owned()).map_err(|_| ForwardError::ServerName(host.to_owned()))
+}
+
 async fn secure(tls: &MutualTls, host: &str, socket: TcpStream) -> Result<Dialed, ForwardError> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| ForwardError::ServerName(host.to_owned()))?;
+    let name = server_name(host)?;
     let no_identity = || ForwardError::Tls(Box::new(HandshakeError::NoIdentity));
     let own = tls.identity.current().ok_or_else(no_identity)?;
     let (stream, peer) = tls.client.connect(name, socket).await.map_err(refused)?;
@@ -65,6 +114,20 @@ async fn secure(tls: &MutualTls, host: &str, socket: TcpStream) -> Result<Dialed
             own.svid().clone(),
             peer,
         ))),
+    })
+}
+
+async fn secure_web(tls: &WebTls, host: &str, socket: TcpStream) -> Result<Dialed, ForwardError> {
+    let name = server_name(host)?;
+    let stream = tls.connect(name, socket).await.map_err(refused)?;
+    let alpn = match stream.get_ref().1.alpn_protocol() {
+        Some(protocol) if protocol == Alpn::Http2.as_str().as_bytes() => Alpn::Http2,
+        _ => Alpn::Http1,
+    };
+    Ok(Dialed {
+        stream: stream.into(),
+        vouched: None,
+        alpn: Some(alpn),
     })
 }
 

@@ -3,8 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use uuid::Uuid;
 use wayleave_certs::tls::HandshakeError;
 
+use crate::config::UpstreamConfig;
+use crate::outbound::guard::Refused;
 use crate::record::Failure;
 
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +20,7 @@ pub(super) enum ForwardError {
     ConnectTimeout(Duration),
     #[error("`{0}` cannot be sent as a server name")]
     ServerName(String),
-    #[error("the upstream is not the workload that is meant")]
+    #[error("the TLS handshake with the upstream failed")]
     Tls(#[source] Box<HandshakeError>),
     #[error("the upstream speaks `{found}` where `protocol` says `{expected}`")]
     Protocol {
@@ -26,6 +29,8 @@ pub(super) enum ForwardError {
     },
     #[error("the upstream does not speak what `protocol` says, by its own word (ALPN)")]
     NoCommonProtocol,
+    #[error("the upstream's address is refused: {0}")]
+    AddressRefused(#[from] Refused),
     #[error("the upstream does not speak the configured protocol")]
     Handshake(#[source] hyper::Error),
     #[error("the upstream closed before it spoke HTTP/2")]
@@ -68,9 +73,15 @@ impl ForwardError {
     /// What records and the caller are told.
     pub(super) fn failure(&self) -> Failure {
         match self {
-            Self::NoAddress | Self::Connect(_) | Self::ServerName(_) | Self::Tls(_) => {
+            Self::NoAddress | Self::Connect(_) | Self::ServerName(_) => {
                 Failure::UpstreamUnreachable
             }
+            Self::Tls(error) if error.is_about_identity() => Failure::UpstreamIdentity,
+            Self::Tls(error) if matches!(**error, HandshakeError::NoIdentity) => {
+                Failure::NoIdentity
+            }
+            Self::Tls(_) => Failure::UpstreamUnreachable,
+            Self::AddressRefused(_) => Failure::AddressRefused,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => Failure::UpstreamTimeout,
             Self::BodyTimeout(_) => Failure::BodyTimeout,
             Self::RequestTimeout { .. } => Failure::RequestTimeout,
@@ -94,6 +105,7 @@ impl ForwardError {
             | Self::ConnectTimeout(_)
             | Self::ServerName(_)
             | Self::Tls(_)
+            | Self::AddressRefused(_)
             | Self::Protocol { .. }
             | Self::NoCommonProtocol
             | Self::Handshake(_)
@@ -117,12 +129,30 @@ impl ForwardError {
             Self::ConnectTimeout(_) => "timeout",
             Self::Tls(error) => error.reason_code(),
             Self::NoAddress => "no_address",
+            Self::AddressRefused(_) => "address_refused",
             Self::Protocol { .. }
             | Self::NoCommonProtocol
             | Self::Handshake(_)
             | Self::NoPreface
             | Self::NoStreams => "protocol",
             _ => "io_error",
+        }
+    }
+
+    /// Logs what the caller is not told. Somebody in the upstream's place is worth a warning.
+    pub(super) fn tell(&self, decision_id: Uuid, upstream: &UpstreamConfig) {
+        let reason_code = self.failure().as_str();
+        match self {
+            Self::Tls(error) if error.is_about_identity() => {
+                tracing::warn!(%decision_id, %upstream, reason_code, %error, "upstream refused");
+            }
+            Self::AddressRefused(error) => {
+                tracing::warn!(%decision_id, %upstream, reason_code, %error, "upstream refused");
+            }
+            _ => {
+                let error: &dyn std::error::Error = self;
+                tracing::debug!(%decision_id, %upstream, reason_code, error, "upstream failed");
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 use super::dial::dial;
 use super::endpoint::{Endpoint, Target};
 use super::error::ForwardError;
+use super::headers;
+use super::tunnel;
 use super::upstream::Upstream;
 use crate::config::{HealthCheckConfig, UpstreamProtocol};
 
@@ -109,7 +111,7 @@ async fn status(
     path: &str,
 ) -> Result<StatusCode, ForwardError> {
     let protocol = upstream.config.protocol;
-    let dialed = dial(endpoint, upstream.tls.as_ref())
+    let dialed = dial(upstream, endpoint, tunnel::Bytes::Plain)
         .await?
         .speaks(protocol)?;
     let io = TokioIo::new(dialed.stream);
@@ -117,7 +119,10 @@ async fn status(
     let request = Request::get(path).header(USER_AGENT, NAME);
     let request = match protocol {
         UpstreamProtocol::Http1 => request.header(HOST, host),
-        UpstreamProtocol::Http2 => request.uri(format!("http://{host}{path}")),
+        UpstreamProtocol::Http2 => {
+            let scheme = headers::scheme(&upstream.config);
+            request.uri(format!("{scheme}://{host}{path}"))
+        }
     };
     let Ok(request) = request.body(Empty::<Bytes>::new()) else {
         return Err(ForwardError::ServerName(endpoint.host.to_string()));

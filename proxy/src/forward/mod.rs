@@ -33,7 +33,7 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
-pub(crate) use dial::MutualTls;
+pub(crate) use dial::{MutualTls, UpstreamTlsClient};
 use error::ForwardError;
 use expectation::Waiting;
 use opening::{Handshake, Outcome};
@@ -45,7 +45,7 @@ pub(crate) use response_body::ResponseBody;
 use response_body::{Relayed, Words};
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
-pub(crate) use upstream::{EndpointStatus, Upstream, Upstreams};
+pub(crate) use upstream::{Blueprint, EndpointStatus, Upstream, Upstreams};
 
 /// The bounds within which a call is forwarded.
 pub(crate) struct How {
@@ -75,7 +75,7 @@ pub(crate) async fn forward(
     let words = Words::of(shape, request.version());
     let permit = match pool.upstream().circuit.request() {
         Ok(permit) => permit,
-        Err(error) => return Err(failed(lease, &error)),
+        Err(error) => return Err(failed(lease, pool, &error)),
     };
     let (mut request, progress) = request_body::watched(request);
     let handshake =
@@ -100,7 +100,7 @@ pub(crate) async fn forward(
     };
     let Answer { response, mut held } = match answer {
         Ok(answer) => answer,
-        Err(error) => return Err(failed(lease, &error)),
+        Err(error) => return Err(failed(lease, pool, &error)),
     };
     held.permit = permit;
     let over = waiting.map(Waiting::answered);
@@ -127,19 +127,19 @@ pub(crate) async fn forward(
             ))
         }
         (Outcome::Broken | Outcome::Opened, _) => {
-            Err(failed(lease, &ForwardError::UnexpectedUpgrade))
+            Err(failed(lease, pool, &ForwardError::UnexpectedUpgrade))
         }
     }
 }
 
 /// What the caller is told in the answer's place: who does not send its request in time is told
 /// that, and not that the upstream was slow.
-fn failed(lease: Lease, error: &ForwardError) -> Denial {
-    tracing::debug!(error = error as &dyn std::error::Error, "upstream failed");
+fn failed(lease: Lease, pool: &Pool, error: &ForwardError) -> Denial {
     let (entry, failure) = (lease.end(), error.failure());
     if matches!(error, ForwardError::LeaseEnded) {
         return Denial::lease_ended(entry);
     }
+    error.tell(entry.id(), pool.config());
     match error.is_the_callers() {
         true => Denial::request_too_slow(entry, failure),
         false => Denial::upstream_failed(entry, failure),

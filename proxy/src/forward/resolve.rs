@@ -172,9 +172,14 @@ pub(super) async fn keep_current(
             return;
         };
         upstream.relocate(book.places());
+        let mut changes = upstream.changes();
         drop(upstream);
         let pause = if all_good { refresh } else { wait.min(refresh) };
         wait = if all_good { FIRST_WAIT } else { wait * 2 };
-        tokio::time::sleep(pause).await;
+        let unused = async { while changes.changed().await.is_ok() {} };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = unused => return,
+        }
     }
 }

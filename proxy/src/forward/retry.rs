@@ -191,6 +191,8 @@ fn cause(sent: &Result<Answer, Unanswered>, grpc: bool) -> Option<RetryOn> {
             }
             status => Some(RetryOn::Status(status.as_u16())),
         },
+        // What may not be called does not become allowed by asking again.
+        Err(unanswered) if matches!(unanswered.error, ForwardError::AddressRefused(_)) => None,
         Err(unanswered) if unanswered.error.is_connect() => Some(RetryOn::Connect),
         Err(unanswered) => match unanswered.error {
             // Our limits, and the caller's own time, do not get better by asking again.

@@ -1,5 +1,6 @@
-//! Connections whose bytes are carried and not looked into: TCP, and HTTP that was upgraded.
-//! Nothing is carried of the latter before the upstream has said 101 and the caller was told.
+//! Connections whose bytes are carried and not looked into: TCP, `CONNECT`, and HTTP that was
+//! upgraded. Nothing is carried of the latter two before the upstream has said 101, or is
+//! connected to, and the caller was told.
 
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::carry::{self, Moved};
 use super::opening::Handshake;
 use super::pool::{Held, Pool};
 use super::response_body::ResponseBody;
 use super::websocket::{Framed, To};
+use crate::denial::Denial;
 use crate::drain::Drain;
 use crate::enforce::Lease;
 use crate::record::Failure;
@@ -51,6 +54,15 @@ pub(super) fn open(
     Response::from_parts(head, ResponseBody::own(bytes::Bytes::new()))
 }
 
+/// Whose TLS goes through a connection that is not looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// None, or some that is no affair of ours: what the upstream wants is put around them.
+    Plain,
+    /// The caller's own, where it talks to a host of the web: only mutual TLS is put around them.
+    OfCaller,
+}
+
 /// Connects an allowed connection to its upstream and carries bytes until both sides have ended,
 /// or none moved for `idle`. What does not end well is reset on both sides, so that neither
 /// takes what it got for the whole.
@@ -58,21 +70,75 @@ pub(crate) async fn dial(
     mut lease: Lease,
     mut downstream: Stream,
     pool: &Pool,
+    bytes: Bytes,
     tenure: Tenure,
     idle: Duration,
 ) {
-    let mut upstream = match pool.dial().await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream failed");
-            lease.failed(error.failure());
-            return downstream.reset();
+    match pool.dial(bytes).await {
+        Ok(upstream) => {
+            if carry(lease, &mut downstream, upstream, tenure, idle)
+                .await
+                .is_err()
+            {
+                downstream.reset();
+            }
         }
+        Err(error) => {
+            lease.failed(error.failure());
+            error.tell(lease.end().id(), pool.config());
+            downstream.reset();
+        }
+    }
+}
+
+/// Connects an allowed `CONNECT` to its upstream, answers 200 once that is done, and carries bytes
+/// from then on.
+///
+/// # Errors
+/// A [`Denial`] where the upstream cannot be connected to.
+pub(crate) async fn connect(
+    mut lease: Lease,
+    downstream: OnUpgrade,
+    pool: &Pool,
+    tenure: Tenure,
+    idle: Duration,
+) -> Result<Response<ResponseBody>, Denial> {
+    let upstream = match pool.dial(Bytes::OfCaller).await {
+        Ok(upstream) => upstream,
+        Err(error) => return Err(super::failed(lease, pool, &error)),
     };
+    let response = Response::new(ResponseBody::own(bytes::Bytes::new()));
+    lease.answered(response.status());
+    let drain = tenure.drain.clone();
+    drain.spawn(async move {
+        match downstream.await {
+            Ok(downstream) => {
+                let downstream = TokioIo::new(downstream);
+                // How it ended is on record; a caller behind HTTP is told by its connection.
+                let _ = carry(lease, downstream, upstream, tenure, idle).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "upgrade failed");
+                lease.failed(Failure::CallerGone);
+            }
+        }
+    });
+    Ok(response)
+}
+
+/// Carries bytes until both sides have ended, or none moved for `idle`; an upstream that did not
+/// end well is reset.
+async fn carry(
+    mut lease: Lease,
+    downstream: impl AsyncRead + AsyncWrite,
+    mut upstream: Stream,
+    tenure: Tenure,
+    idle: Duration,
+) -> Result<(), Failure> {
     let moved = Moved::default();
     let exchange = async {
         tokio::select! {
-            ended = carry::both_ways(&mut downstream, &mut upstream, &moved, None) => ended,
+            ended = carry::both_ways(downstream, &mut upstream, &moved, None) => ended,
             () = moved.idled(idle) => Err(Failure::IdleTimeout),
         }
     };
@@ -82,10 +148,10 @@ pub(crate) async fn dial(
         Ok(()) => lease.completed(),
         Err(failure) => {
             lease.failed(failure);
-            downstream.reset();
             upstream.reset();
         }
     }
+    ended
 }
 
 async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, tenure: Tenure) {

@@ -12,22 +12,25 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::circuit::Circuit;
-use super::dial::MutualTls;
+use super::dial::UpstreamTlsClient;
 use super::endpoint::{Condition, Endpoint, EndpointSet, Target};
 use super::error::ForwardError;
 use super::health_check;
 use super::metrics::UpstreamMetrics;
 use super::resolve::{self, AddressBook, Resolve};
-use crate::config::UpstreamConfig;
+use crate::config::{Address, HostPort, UpstreamConfig};
+use crate::outbound::guard::Guard;
 
 /// Where calls to one service go.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(super) config: UpstreamConfig,
-    pub(super) tls: Option<MutualTls>,
-    pub(super) circuit: Circuit,
+    pub(super) tls: Option<UpstreamTlsClient>,
+    /// Checks addresses that a caller chose.
+    pub(super) guard: Option<Guard>,
+    pub(super) circuit: Arc<Circuit>,
     /// Where calls are tried again.
-    pub(super) budget: Option<Budget>,
+    pub(super) budget: Option<Arc<Budget>>,
     pub(super) metrics: UpstreamMetrics,
     endpoints: ArcSwap<EndpointSet>,
     /// Counts the sets of endpoints; 0 before the first, so that a worker sees a change cheaply.
@@ -36,30 +39,83 @@ pub(crate) struct Upstream {
     fixed: bool,
 }
 
-impl Upstream {
-    /// The upstream of `config`, through `tls` where it is given. What has to be done for it in
-    /// the background is done `on` the control runtime, until the last user is gone.
-    pub(crate) fn start(
+/// What upstreams are made from. Those of one blueprint share what may be held towards them.
+#[derive(Debug, Clone)]
+pub(crate) struct Blueprint {
+    config: UpstreamConfig,
+    tls: Option<UpstreamTlsClient>,
+    guard: Option<Guard>,
+    circuit: Arc<Circuit>,
+    budget: Option<Arc<Budget>>,
+    metrics: UpstreamMetrics,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Blueprint {
+    /// For the upstream of `config`, through `tls` where it is given.
+    pub(crate) fn new(
         config: UpstreamConfig,
-        tls: Option<MutualTls>,
+        tls: Option<UpstreamTlsClient>,
         metrics: UpstreamMetrics,
         resolver: Arc<dyn Resolve>,
-        on: &Handle,
-    ) -> Arc<Self> {
+    ) -> Self {
+        let retries = config.retries.as_ref();
+        let budget = retries.map(|retries| Budget::new(retries, Instant::now()));
+        Self {
+            circuit: Arc::new(Circuit::new(&config.circuit, metrics.clone())),
+            budget: budget.map(Arc::new),
+            guard: None,
+            config,
+            tls,
+            metrics,
+            resolver,
+        }
+    }
+
+    /// Only addresses that pass `guard` are connected to.
+    pub(crate) fn guarded(self, guard: Guard) -> Self {
+        Self {
+            guard: Some(guard),
+            ..self
+        }
+    }
+
+    /// The settings.
+    pub(crate) fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// The same, at this address.
+    pub(crate) fn at(&self, address: HostPort) -> Self {
+        let mut other = self.clone();
+        other.config.addresses = vec![Address::Tcp(address)];
+        other
+    }
+
+    /// The upstream. What has to be done for it in the background is done `on` this runtime,
+    /// until the last user is gone.
+    pub(crate) fn start(self, on: &Handle) -> Arc<Upstream> {
+        let Self {
+            config,
+            tls,
+            guard,
+            circuit,
+            budget,
+            metrics,
+            resolver,
+        } = self;
         let book = AddressBook::new(&config.addresses);
-        let upstream = Arc::new(Self {
-            circuit: Circuit::new(&config.circuit, metrics.clone()),
-            budget: config
-                .retries
-                .as_ref()
-                .map(|retries| Budget::new(retries, Instant::now())),
+        let upstream = Arc::new(Upstream {
             endpoints: ArcSwap::default(),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             fixed: book.is_fixed(),
-            metrics,
             config,
             tls,
+            guard,
+            circuit,
+            budget,
+            metrics,
         });
         if upstream.fixed {
             upstream.relocate(book.places());
@@ -75,7 +131,9 @@ impl Upstream {
         }
         upstream
     }
+}
 
+impl Upstream {
     /// Its only endpoint, where it is the only one for good.
     pub(super) fn only(&self) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints();

@@ -70,7 +70,7 @@ impl Call {
         if !(target.path() == "*" && head.method == Method::OPTIONS) {
             canonical::check_path(target.path())?;
         }
-        Ok(Self::of_request(shape, host, target, head))
+        Ok(Self::of_request(shape, &host, target, head))
     }
 
     fn of_request(shape: Shape, host: &str, target: &PathAndQuery, head: &Parts) -> Self {

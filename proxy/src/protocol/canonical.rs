@@ -4,6 +4,9 @@
 //! whatever has more than one reading is refused here with its own reason code; nothing
 //! is repaired. What passes is forwarded byte for byte, and is what policy sees.
 
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use http::HeaderMap;
 use http::header::HOST;
 use http::uri::Authority;
@@ -26,12 +29,18 @@ pub(crate) enum Ambiguity {
     /// A target that is neither an absolute path nor `*` with OPTIONS.
     #[error("the request target is not an absolute path")]
     TargetForm,
-    /// CONNECT, which an inbound listener never serves.
+    /// CONNECT, which only a forward proxy serves.
     #[error("CONNECT is not served here")]
     ConnectRefused,
     /// An extended CONNECT (RFC 8441) to anything but a WebSocket.
     #[error("of all protocols, CONNECT is served for websocket only")]
     ConnectProtocol,
+    /// An absolute target of another scheme than `http`: nothing would protect the request.
+    #[error("only http:// is served here; ask for https:// with CONNECT")]
+    SchemeRefused,
+    /// CONNECT without a port to connect to.
+    #[error("CONNECT names no port")]
+    ConnectPort,
     /// `.`, `..` or an empty segment in the path.
     #[error("the path has an empty or dot segment")]
     PathSegments,
@@ -70,6 +79,8 @@ impl Ambiguity {
             Self::TargetForm => "target_form",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectProtocol => "connect_protocol",
+            Self::SchemeRefused => "scheme_refused",
+            Self::ConnectPort => "connect_port",
             Self::PathSegments => "path_segments",
             Self::PathParameter => "path_parameter",
             Self::PathCharacter => "path_character",
@@ -201,7 +212,7 @@ fn check_segments(path: &str) -> Result<(), Ambiguity> {
 pub(crate) fn host<'a>(
     headers: &'a HeaderMap,
     target: Option<&'a Authority>,
-) -> Result<&'a str, Ambiguity> {
+) -> Result<Cow<'a, str>, Ambiguity> {
     let mut values = headers.get_all(HOST).iter();
     let header = values.next();
     if values.next().is_some() {
@@ -215,28 +226,48 @@ pub(crate) fn host<'a>(
         (None, None) => Err(Ambiguity::HostMissing),
         (Some(host), None) => canonical_host(host),
         (None, Some(target)) => canonical_host(target.as_str()),
-        (Some(host), Some(target)) if host.eq_ignore_ascii_case(target.as_str()) => {
-            canonical_host(host)
-        }
+        (Some(host), Some(target)) if is_same(host, target.as_str()) => canonical_host(host),
         (Some(_), Some(_)) => Err(Ambiguity::HostMismatch),
     }
 }
 
-fn canonical_host(authority: &str) -> Result<&str, Ambiguity> {
+/// Whether two spellings of a host and port are the same, port 80 written out or not.
+fn is_same(host: &str, target: &str) -> bool {
+    let [host, target] = [host, target].map(|each| each.strip_suffix(":80").unwrap_or(each));
+    host.eq_ignore_ascii_case(target)
+}
+
+/// The host of `host[:port]`; it is compared in lower case.
+///
+/// # Errors
+/// When it is not a host.
+pub(super) fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Ambiguity> {
     let host = split_port(authority).ok_or(Ambiguity::HostInvalid)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let literal = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let valid = match literal {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host.len() <= 253 && host.bytes().all(name) && !host.split('.').any(str::is_empty),
-    };
-    if !valid {
-        return Err(Ambiguity::HostInvalid);
+    if let Some(literal) = literal {
+        let address = literal.parse::<Ipv6Addr>();
+        let address = address.map_err(|_| Ambiguity::HostInvalid)?;
+        return Ok(Cow::Owned(format!("[{address}]")));
     }
-    Ok(host)
+    match is_name(host) || host.parse::<Ipv4Addr>().is_ok() {
+        true => Ok(Cow::Borrowed(host)),
+        false => Err(Ambiguity::HostInvalid),
+    }
+}
+
+/// SECURITY: a resolver takes `127.1` and `0x7f000001` for addresses, and `a..` for `a.`; a policy
+/// that names the host that is meant would not see it.
+fn is_name(host: &str) -> bool {
+    let byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| !label.is_empty() && label.bytes().all(byte);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || last.starts_with("0x")
+        || last.starts_with("0X");
+    host.len() <= 253 && host.split('.').all(label) && !is_number
 }
 
 /// The host of `host[:port]`; nothing when the port is not a port.
@@ -351,7 +382,7 @@ mod tests {
             headers.append(HOST, HeaderValue::from_str(value).unwrap());
         }
         let target = target.map(|t| t.parse::<Authority>().unwrap());
-        host(&headers, target.as_ref()).map(str::to_owned)
+        host(&headers, target.as_ref()).map(Cow::into_owned)
     }
 
     #[test]
@@ -359,8 +390,33 @@ mod tests {
         assert_eq!(host_of(&["Orders.Shop:8443"], None).unwrap(), "Orders.Shop");
         assert_eq!(host_of(&["orders.shop."], None).unwrap(), "orders.shop");
         assert_eq!(host_of(&["[::1]:8443"], None).unwrap(), "[::1]");
+        assert_eq!(host_of(&["[0:0:0::0:1]"], None).unwrap(), "[::1]");
+        assert_eq!(host_of(&["127.0.0.1:80"], None).unwrap(), "127.0.0.1");
         assert_eq!(host_of(&[], Some("orders:1")).unwrap(), "orders");
         assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "Orders");
+    }
+
+    #[test]
+    fn rejects_what_a_resolver_would_take_for_another_host() {
+        for host in [
+            "a..",
+            ".a",
+            "a..b",
+            "..",
+            "127.1",
+            "127.0.0.01",
+            "2130706433",
+            "0x7f.1",
+            "0x7f000001",
+            "a.0x1",
+            "1.2.3.4.5",
+        ] {
+            assert_eq!(
+                host_of(&[host], None),
+                Err(Ambiguity::HostInvalid),
+                "{host}"
+            );
+        }
     }
 
     #[test]
@@ -369,6 +425,8 @@ mod tests {
         assert_eq!(host_of(&[], None), Err(HostMissing));
         assert_eq!(host_of(&["a", "a"], None), Err(HostRepeated));
         assert_eq!(host_of(&["a"], Some("b")), Err(HostMismatch));
+        assert_eq!(host_of(&["a:81"], Some("a")), Err(HostMismatch));
+        assert_eq!(host_of(&["a"], Some("a:80")).unwrap(), "a");
         for bad in [
             "", "a b", "user@a", "a:b", "a:99999", "a/b", "[::1", "[x]", "a,b", ":80", ".", "a..",
             "a..b", ".a",

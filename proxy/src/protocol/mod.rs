@@ -5,6 +5,7 @@ mod call;
 pub(crate) mod canonical;
 pub(crate) mod grpc;
 pub(crate) mod http2;
+pub(crate) mod target;
 
 pub(crate) use call::accepts_trailers;
 pub(crate) use call::{Call, Shape};

@@ -43,6 +43,12 @@ pub(crate) enum Failure {
     ConnectionAge,
     /// The connection was broken off because its caller flooded it.
     Flooded,
+    /// Who answered at the upstream's address did not prove to be the one that is meant.
+    UpstreamIdentity,
+    /// We have no SVID to show to an upstream that asks for one.
+    NoIdentity,
+    /// The address that the caller chose is not one that may be connected to.
+    AddressRefused,
 }
 
 impl Failure {
@@ -63,6 +69,9 @@ impl Failure {
             Self::RequestTimeout => "request_timeout",
             Self::ConnectionAge => "connection_age",
             Self::Flooded => "flooded",
+            Self::UpstreamIdentity => "upstream_identity",
+            Self::NoIdentity => "no_identity",
+            Self::AddressRefused => "address_refused",
         }
     }
 }

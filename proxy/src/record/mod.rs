@@ -207,7 +207,14 @@ impl Entry {
 
     /// Notes what cut an allowed call short.
     pub(crate) fn failed(&mut self, failure: Failure) {
-        self.edit(|record| record.failure = Some(failure));
+        self.edit(|record| {
+            record.failure = Some(failure);
+            // An address is part of what is asked for: refusing it refuses the call.
+            if failure == Failure::AddressRefused {
+                record.effect = Effect::Deny;
+                record.reason_code = failure.as_str();
+            }
+        });
     }
 
     /// Notes that the call was allowed and no longer is, and what made that so.

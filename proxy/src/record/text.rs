@@ -87,5 +87,8 @@ fn failure_words(failure: Failure) -> &'static str {
         Failure::RequestTimeout => "took longer than a call may",
         Failure::ConnectionAge => "connection too old",
         Failure::Flooded => "caller flooded the connection",
+        Failure::UpstreamIdentity => "upstream is not the one that is meant",
+        Failure::NoIdentity => "no identity to call with",
+        Failure::AddressRefused => "upstream address refused",
     }
 }

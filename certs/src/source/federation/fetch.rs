@@ -10,9 +10,9 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,7 +22,7 @@ use super::FederationConfig;
 use super::endpoint::{EndpointUrl, EndpointUrlError};
 use crate::TrustBundles;
 use crate::bundle::{BundleDocument, JwksError};
-use crate::tls::{OUTCOME, Outcome, SvidServerVerifier, Trust, crypto_provider};
+use crate::tls::{OUTCOME, Outcome, SvidServerVerifier, Trust, WebRoots, crypto_provider};
 use crate::verify::VerifyError;
 
 /// The largest bundle document.
@@ -35,7 +35,7 @@ const MAX_REDIRECTS: usize = 3;
 #[derive(Debug, Clone)]
 pub(super) enum Server {
     /// A host of the web, by these roots (`https_web`).
-    Web(Arc<RootCertStore>),
+    Web(WebRoots),
     /// A workload, by these bundles (`https_spiffe`).
     Spiffe(SpiffeId, TrustBundles),
 }
@@ -187,24 +187,16 @@ async fn handshake(
 
 fn client_config(server: &Server) -> Result<ClientConfig, FetchBundleError> {
     let tls = |error| FetchBundleError::Tls(io::Error::other(error));
-    let provider = crypto_provider();
-    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(tls)?;
     let mut config = match server {
-        Server::Web(roots) => {
-            let roots = Arc::clone(roots);
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
-                .build()
-                .map_err(|error| FetchBundleError::Tls(io::Error::other(error)))?;
-            builder.with_webpki_verifier(verifier).with_no_client_auth()
-        }
+        Server::Web(roots) => roots.tls13_config().map_err(tls)?,
         Server::Spiffe(id, bundles) => {
             let verifier = SvidServerVerifier::new(
                 Trust::Bundles(bundles.clone()),
                 SpiffeIdPattern::Exact(id.clone()),
             );
-            builder
+            ClientConfig::builder_with_provider(Arc::clone(crypto_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(tls)?
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier))
                 .with_no_client_auth()

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::RootCertStore;
 use tokio::time::Instant;
 use wayleave_identity::{SpiffeId, TrustDomain};
 
 use super::endpoint::EndpointUrl;
 use super::fetch::{FetchBundleError, Server, fetch};
 use crate::bundle::{BundleDocument, BundleError, JwksError};
-use crate::{TrustBundle, TrustBundles, disk, pem};
+use crate::tls::{WebRoots, WebRootsError};
+use crate::{TrustBundle, TrustBundles, disk};
 
 /// The shortest and longest time between two fetches, whatever the publisher wants.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(5);
@@ -97,7 +97,7 @@ pub enum FederationError {
     #[error(
         "the web's certificate authorities cannot be read: {0}; install the package ca-certificates, or name a PEM file"
     )]
-    Roots(String),
+    Roots(#[source] WebRootsError),
 }
 
 /// How a relationship is doing.
@@ -130,7 +130,7 @@ pub(super) struct Relationship {
 
 #[derive(Debug)]
 enum ServerProof {
-    Web(Arc<RootCertStore>),
+    Web(WebRoots),
     Spiffe {
         endpoint_id: SpiffeId,
         bootstrap: Option<Arc<TrustBundle>>,
@@ -140,7 +140,7 @@ enum ServerProof {
 impl Relationship {
     pub(super) fn open(config: FederationConfig) -> Result<Self, FederationError> {
         let server = match &config.profile {
-            Profile::HttpsWeb { roots } => ServerProof::Web(Arc::new(read_roots(roots.as_ref())?)),
+            Profile::HttpsWeb { roots } => ServerProof::Web(read_roots(roots.as_deref())?),
             Profile::HttpsSpiffe {
                 endpoint_id,
                 bootstrap,
@@ -188,7 +188,7 @@ impl Relationship {
     ) -> impl Future<Output = Result<BundleDocument, FetchBundleError>> + Send + 'static {
         self.due = None;
         let server = match &self.server {
-            ServerProof::Web(roots) => Server::Web(Arc::clone(roots)),
+            ServerProof::Web(roots) => Server::Web(roots.clone()),
             ServerProof::Spiffe {
                 endpoint_id,
                 bootstrap,
@@ -304,16 +304,13 @@ fn read(path: &Path) -> Result<Vec<u8>, FederationError> {
     })
 }
 
-fn read_roots(path: Option<&PathBuf>) -> Result<RootCertStore, FederationError> {
-    let certificates = match path {
-        Some(path) => pem::certificates(&read(path)?)
-            .map_err(|error| FederationError::Roots(format!("{}: {error}", path.display())))?,
-        None => rustls_native_certs::load_native_certs().certs,
+fn read_roots(path: Option<&Path>) -> Result<WebRoots, FederationError> {
+    let roots = match path {
+        Some(path) => WebRoots::file(path),
+        None => WebRoots::system(),
     };
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(FederationError::Roots("there are none".to_owned()));
+    match roots {
+        Err(WebRootsError::Io { path, source }) => Err(FederationError::Io { path, source }),
+        other => other.map_err(FederationError::Roots),
     }
-    Ok(roots)
 }

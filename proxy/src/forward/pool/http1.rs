@@ -13,6 +13,7 @@ use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
 use crate::forward::error::ForwardError;
 use crate::forward::request_body::RequestBody;
+use crate::forward::tunnel::Bytes;
 use crate::forward::vouch::Vouched;
 
 /// A connection that was used within this time is taken for alive; an older one may have
@@ -139,7 +140,10 @@ impl Slot {
             match self.admit().await? {
                 Admission::Open(permit) => {
                     let connect = async {
-                        let dialed = self.open(permit).await?.speaks(UpstreamProtocol::Http1)?;
+                        let dialed = self
+                            .open(permit, Bytes::Plain)
+                            .await?
+                            .speaks(UpstreamProtocol::Http1)?;
                         let (sender, connection) = builder(&self.upstream.config)
                             .handshake(TokioIo::new(dialed.stream))
                             .await

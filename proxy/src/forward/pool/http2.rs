@@ -21,6 +21,7 @@ use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
 use crate::forward::error::{ForwardError, is_of_one_stream, is_unprocessed};
 use crate::forward::request_body::RequestBody;
+use crate::forward::tunnel::Bytes;
 use crate::forward::vouch::Vouched;
 use crate::protocol::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::stream::Stream;
@@ -146,7 +147,10 @@ impl Slot {
         &self,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Use, ForwardError> {
-        let dialed = self.open(permit).await?.speaks(UpstreamProtocol::Http2)?;
+        let dialed = self
+            .open(permit, Bytes::Plain)
+            .await?
+            .speaks(UpstreamProtocol::Http2)?;
         let (sender, mut connection) = builder(&self.upstream.config)
             .handshake(TokioIo::new(dialed.stream))
             .await

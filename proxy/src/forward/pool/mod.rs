@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use tokio::runtime::Handle;
 
 use super::balance::Balancer;
 use super::endpoint::Endpoint;
 use super::error::ForwardError;
 use super::request_body::RequestBody;
+use super::tunnel::Bytes;
 use super::upstream::Upstream;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::stream::Stream;
@@ -103,7 +105,7 @@ impl Unanswered {
 
 impl Pool {
     /// An empty pool for one upstream.
-    pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
+    fn new(upstream: Arc<Upstream>) -> Arc<Self> {
         let only = upstream.only();
         let only = only.map(|endpoint| Slot::new(Arc::clone(&upstream), endpoint, false));
         // Every RandomState is seeded anew.
@@ -130,12 +132,19 @@ impl Pool {
         &self.upstream
     }
 
+    /// An empty pool that is kept in order on this runtime.
+    pub(crate) fn tended(upstream: Arc<Upstream>, on: &Handle) -> Arc<Self> {
+        let pool = Self::new(upstream);
+        on.spawn(Self::tend(Arc::downgrade(&pool)));
+        pool
+    }
+
     /// A connection of its own, for bytes that are not looked into.
-    pub(super) async fn dial(&self) -> Result<Stream, ForwardError> {
+    pub(super) async fn dial(&self, bytes: Bytes) -> Result<Stream, ForwardError> {
         let mut tried = Tried::default();
         loop {
             let slot = self.choose(&mut tried).await?;
-            match slot.dial().await {
+            match slot.dial(bytes).await {
                 Ok(stream) => {
                     slot.succeeded();
                     return Ok(stream);
@@ -264,10 +273,11 @@ impl Pool {
 
     /// Keeps the pool in order for as long as anybody has it: connections that were idle for too
     /// long, of endpoints that are gone, or to peers that are not trusted any more are closed.
-    pub(crate) async fn tend(pool: Weak<Self>) {
+    async fn tend(pool: Weak<Self>) {
         let Some((mut changes, mut wanted, mut identity)) = pool.upgrade().map(|pool| {
             let upstream = &pool.upstream;
-            let identity = upstream.tls.as_ref().map(|tls| tls.identity.clone());
+            let tls = upstream.tls.as_ref();
+            let identity = tls.and_then(|tls| tls.identity()).cloned();
             (upstream.changes(), upstream.circuit.wanted(), identity)
         }) else {
             return;

@@ -14,6 +14,7 @@ use crate::forward::circuit::{Admission, RequestPermit};
 use crate::forward::dial::{Dialed, dial};
 use crate::forward::endpoint::Endpoint;
 use crate::forward::error::ForwardError;
+use crate::forward::tunnel::Bytes;
 use crate::forward::upstream::Upstream;
 use crate::stream::Stream;
 
@@ -161,12 +162,12 @@ impl Slot {
     }
 
     /// A connection of its own.
-    pub(super) async fn dial(self: &Arc<Self>) -> Result<Stream, ForwardError> {
+    pub(super) async fn dial(self: &Arc<Self>, bytes: Bytes) -> Result<Stream, ForwardError> {
         let _pending = self.pending();
         let load = self.enter();
         loop {
             if let Admission::Open(permit) = self.admit().await? {
-                let mut stream = self.in_time(self.open(permit)).await?.stream;
+                let mut stream = self.in_time(self.open(permit, bytes)).await?.stream;
                 stream.accompany(load);
                 return Ok(stream);
             }
@@ -196,8 +197,9 @@ impl Slot {
     pub(super) async fn open(
         &self,
         permit: Option<OwnedSemaphorePermit>,
+        bytes: Bytes,
     ) -> Result<Dialed, ForwardError> {
-        let mut dialed = dial(&self.endpoint, self.upstream.tls.as_ref()).await?;
+        let mut dialed = dial(&self.upstream, &self.endpoint, bytes).await?;
         let gauge = self.upstream.metrics.connections.clone();
         gauge.inc();
         dialed.stream.accompany(Open {

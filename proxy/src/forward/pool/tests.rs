@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::config::{Address, Balance, HostPort};
-use crate::forward::Upstreams;
 use crate::forward::metrics::UpstreamFamilies;
 use crate::forward::resolve::{Resolution, Resolve};
+use crate::forward::{Blueprint, Upstreams};
 
 /// Knows what the test tells it; everything else cannot be resolved.
 #[derive(Debug, Default)]
@@ -87,7 +87,7 @@ fn upstream(zone: &Arc<Zone>, change: impl FnOnce(&mut UpstreamConfig)) -> Arc<U
     change(&mut config);
     let metrics = UpstreamFamilies::default().of(&"app".into());
     let zone: Arc<dyn Resolve> = zone.clone();
-    Upstream::start(config, None, metrics, zone, &Handle::current())
+    Blueprint::new(config, None, metrics, zone).start(&Handle::current())
 }
 
 fn request() -> Request<RequestBody> {
