@@ -252,7 +252,7 @@ async fn an_unavailable_grpc_call_is_tried_again_where_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_call_is_not_tried_again_once_the_policies_have_changed() {
+async fn a_call_is_not_tried_again_once_the_policies_deny_it() {
     let (go, gone) = tokio::sync::watch::channel(false);
     let service = Service::start(How::http1(), move |_| {
         let mut gone = gone.clone();
@@ -283,7 +283,8 @@ async fn a_call_is_not_tried_again_once_the_policies_have_changed() {
         go.send_replace(true);
     };
     let (answer, ()) = tokio::join!(send(&sidecar, Method::GET, b""), change);
-    assert_eq!(answer.status, 503);
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.json()["reason_code"], "lease_ended");
     assert_eq!(
         service.requests(),
         1,
