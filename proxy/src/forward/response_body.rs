@@ -20,6 +20,10 @@ use crate::waiting::Waiting;
 pub(crate) struct ResponseBody(Inner);
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is relayed, and a box would cost each an allocation"
+)]
 enum Inner {
     Own(Option<Bytes>),
     Relay {

@@ -92,12 +92,13 @@ impl Call<'_> {
         let sent = self.pool.send(request, tried);
         let sent = self.times.within(limit, self.progress, sent);
         let sent = unless_ended(self.lease, sent).await;
-        sent.unwrap_or_else(|error| {
-            if !matches!(error, ForwardError::LeaseEnded) {
+        match sent {
+            Ok(sent) => sent,
+            Err(error) => {
                 self.pool.given_up(tried, &error);
+                Err(Unanswered::given_up(error))
             }
-            Err(Unanswered::given_up(error))
-        })
+        }
     }
 
     /// SECURITY: an attempt is another forwarding, which what is in force by now must allow.
