@@ -24,6 +24,7 @@ mod upstream;
 mod vouch;
 mod websocket;
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -96,7 +97,10 @@ pub(crate) async fn forward(
             };
             Box::pin(call.send(request)).await
         }
-        _ => unless_ended(&mut lease, send(pool, request, &progress, times)).await,
+        _ => {
+            let sent = pin!(send(pool, request, &progress, times));
+            unless_ended(&mut lease, sent).await
+        }
     };
     let Answer { response, mut held } = match answer {
         Ok(answer) => answer,
@@ -146,12 +150,12 @@ fn failed(lease: Lease, pool: &Pool, error: &ForwardError) -> Denial {
     }
 }
 
-/// Waits for an answer for as long as the call is allowed.
+/// Waits for an answer for as long as the call is allowed. Pinned: what is passed on by value
+/// is in a call's future twice, and moved that often.
 async fn unless_ended<T>(
     lease: &mut Lease,
-    answer: impl Future<Output = Result<T, ForwardError>>,
+    mut answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
 ) -> Result<T, ForwardError> {
-    let mut answer = std::pin::pin!(answer);
     std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Pending => lease.poll_ended(cx).map(|_| Err(ForwardError::LeaseEnded)),
         answered => answered,
@@ -167,9 +171,12 @@ async fn send(
     times: Times,
 ) -> Result<Answer, ForwardError> {
     let mut tried = Tried::default();
-    let sent = pool.send(request, &mut tried);
     let limit = pool.config().response_timeout;
-    match times.within(limit, progress, sent).await {
+    let answer = {
+        let sent = pin!(pool.send(request, &mut tried));
+        times.within(limit, progress, sent).await
+    };
+    match answer {
         Ok(sent) => sent.map_err(|unanswered| unanswered.error),
         Err(error) => {
             pool.given_up(&tried, &error);

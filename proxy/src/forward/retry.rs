@@ -1,6 +1,7 @@
 //! Which calls are tried again, and how often. A call's lease is held over all attempts; no attempt
 //! is made once what is in force denies the call.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, StatusCode};
@@ -89,9 +90,11 @@ impl Call<'_> {
     ) -> Result<Answer, Unanswered> {
         let all = self.pool.config().response_timeout;
         let limit = self.config.per_try_timeout.unwrap_or(all).min(all);
-        let sent = self.pool.send(request, tried);
-        let sent = self.times.within(limit, self.progress, sent);
-        let sent = unless_ended(self.lease, sent).await;
+        let sent = {
+            let sent = pin!(self.pool.send(request, tried));
+            let sent = pin!(self.times.within(limit, self.progress, sent));
+            unless_ended(self.lease, sent).await
+        };
         match sent {
             Ok(sent) => sent,
             Err(error) => {

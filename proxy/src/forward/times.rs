@@ -1,5 +1,6 @@
 //! How long an allowed call may take, until its answer begins and as a whole.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -30,14 +31,13 @@ impl Times {
         self,
         limit: Duration,
         progress: &Progress,
-        answer: impl Future<Output = T>,
+        mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, ForwardError> {
-        tokio::pin!(answer);
         let mut seen = progress.bytes();
         let mut still = Duration::ZERO;
         loop {
             let step = self.step(limit, progress);
-            if let Ok(answer) = timeout(step, &mut answer).await {
+            if let Ok(answer) = timeout(step, answer.as_mut()).await {
                 return Ok(answer);
             }
             if let Some((_, whole)) = self.whole.filter(|(at, _)| *at <= Instant::now()) {
@@ -71,6 +71,8 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -86,7 +88,7 @@ mod tests {
     /// What the call ends in and when, with 60 seconds for the upstream, which never answers.
     async fn end(times: Times, progress: &Progress) -> (ForwardError, u64) {
         let began = Instant::now();
-        let silent = std::future::pending::<Result<(), ForwardError>>();
+        let silent = pin!(std::future::pending::<Result<(), ForwardError>>());
         let error = times.within(60 * SECOND, progress, silent).await;
         (error.unwrap_err(), began.elapsed().as_secs())
     }
