@@ -219,7 +219,7 @@ const ALLOCATORS: [&str; 5] = [
 ];
 
 impl Profile {
-    /// Reads a dump (https://valgrind.org/docs/manual/cl-format.html).
+    /// Reads a dump (<https://valgrind.org/docs/manual/cl-format.html>).
     fn read(text: &str) -> Self {
         let mut profile = Self::default();
         let mut names = Names::default();

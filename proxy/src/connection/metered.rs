@@ -1,5 +1,5 @@
-//! A connection's stream, which tells the connection's [`Flow`] what moves and breaks off when
-//! the peer floods.
+//! A connection's stream, which tells the connection's [`Flow`](crate::flow::Flow) what moves and
+//! breaks off when the peer floods.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
