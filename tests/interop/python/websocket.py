@@ -17,6 +17,7 @@ run again; where all of them would have to be, the exit code is 3.
 import asyncio
 import collections
 import logging
+import os
 import ssl
 import sys
 
@@ -210,4 +211,14 @@ def main(arguments: list[str]) -> None:
             sys.exit(__doc__)
 
 
-main(sys.argv[1:])
+status = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    if isinstance(ended.code, str):
+        print(ended.code, file=sys.stderr)
+    status = ended.code if isinstance(ended.code, int) else 1
+# At once: threads of the package that outlive the interpreter abort it now and then.
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)
