@@ -25,6 +25,7 @@ mod problem;
 mod record;
 mod reference;
 mod schema;
+pub mod signals;
 mod snapshot;
 mod stack;
 mod store;

@@ -1,0 +1,17 @@
+//! Live numbers and flags about a principal: how it behaves, and what is known against it.
+//!
+//! [`Principals`] holds one [`Behaviour`] for each, which calls count into and policies read from
+//! as `context.signals`, and what somebody has said against a principal: quarantines, revocations,
+//! a level of risk. Time is passed in; nothing here waits, logs or does I/O.
+
+mod behaviour;
+mod ledger;
+mod principals;
+mod signal;
+mod standing;
+
+pub use behaviour::Behaviour;
+pub use ledger::{Concerned, StandingError};
+pub use principals::Principals;
+pub use signal::{RiskLevel, Signal, SignalSet, SignalValues};
+pub use standing::{Against, Change, Known, Origin, Quarantine, Revocation, Revoked, Risk, Scope};
