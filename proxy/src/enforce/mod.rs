@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, Method};
 use wayleave_authz::{
     Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, PolicyStore,
-    RecordedHeaders, Resource, Tls,
+    RecordedHeaders, Resource, Tls, signals::SignalValues,
 };
 
 use crate::config::InboundMode;
@@ -169,6 +169,7 @@ fn facts<'a>(asked: &Asked<'a>, headers: &'a dyn Headers, time: SystemTime) -> O
             headers,
             claims: &NoClaims,
             rpc: call.rpc(),
+            signals: &SignalValues::NONE,
         },
     })
 }
