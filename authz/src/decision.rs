@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::obligation::Obligations;
+use crate::obligation::{Alert, Obligations};
 
 /// Whether the call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +48,10 @@ pub enum ReasonCode {
     IncompleteFacts,
     /// The listener is in audit mode and lets pass what policy denies.
     AuditAllow,
+    /// The principal is in quarantine.
+    Quarantined,
+    /// The principal or its SVID is revoked.
+    Revoked,
 }
 
 impl ReasonCode {
@@ -62,6 +66,8 @@ impl ReasonCode {
             Self::NoPolicy => "no_policy",
             Self::IncompleteFacts => "incomplete_facts",
             Self::AuditAllow => "audit_allow",
+            Self::Quarantined => "quarantined",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -171,6 +177,14 @@ impl Decision {
             }
         }
         all
+    }
+
+    /// How loudly the determining policies ask for the decision to be reported.
+    #[must_use]
+    pub fn alert(&self) -> Option<Alert> {
+        let names = self.determining.iter();
+        let names = names.filter_map(|index| self.names.names.get(index as usize));
+        names.filter_map(|name| name.obligations.alert).max()
     }
 
     /// What would have been decided if the policies in audit mode counted, where that is
@@ -313,6 +327,8 @@ mod tests {
             ReasonCode::PolicyError,
             ReasonCode::NoPolicy,
             ReasonCode::IncompleteFacts,
+            ReasonCode::Quarantined,
+            ReasonCode::Revoked,
         ] {
             assert!(!decision(reason).in_audit_mode().is_allow());
         }

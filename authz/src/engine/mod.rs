@@ -252,6 +252,13 @@ impl Engine {
         tally.decision(&self.names, None)
     }
 
+    /// The deny of a call that no policy is asked about: of a principal that is in quarantine or
+    /// revoked.
+    #[must_use]
+    pub fn refuse(&self, reason: ReasonCode) -> Decision {
+        Tally::default().decision(&self.names, Some(reason))
+    }
+
     pub(crate) fn call<'a>(&'a self, facts: &'a Facts<'a>) -> Call<'a> {
         Call::new(facts, &self.snapshot, &self.declared)
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
+use wayleave_authz::signals::RiskLevel;
 
-use super::Enforcer;
 use super::kept_headers::KeptHeaders;
+use super::{Again, Enforcer};
 use crate::protocol::Call;
 use crate::record::{Calls, Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
@@ -23,8 +24,18 @@ pub(crate) struct Lease {
     headers: KeptHeaders,
     enforcer: Arc<Enforcer>,
     /// The changes that the latest decision knows of.
-    seen: u64,
+    seen: Seen,
     seat: Seat,
+}
+
+/// What had changed before a decision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// For everybody.
+    pub(super) by_all: u64,
+    /// For its principal.
+    pub(super) by_one: u64,
+    pub(super) risk: RiskLevel,
 }
 
 /// Why a lease is over before its call is.
@@ -40,7 +51,7 @@ impl Lease {
         entry: Entry,
         headers: KeptHeaders,
         enforcer: &Arc<Enforcer>,
-        seen: u64,
+        seen: Seen,
     ) -> Self {
         Self {
             entry,
@@ -61,7 +72,8 @@ impl Lease {
         if let Some(ended) = self.review() {
             return Poll::Ready(ended);
         }
-        self.seat.wait(cx.waker());
+        let behaviour = self.entry.calls().behaviour();
+        self.seat.wait(cx.waker(), behaviour, self.seen.by_one);
         // What changed between the two would wake nobody.
         match self.review() {
             Some(ended) => Poll::Ready(ended),
@@ -69,18 +81,38 @@ impl Lease {
         }
     }
 
-    /// Decides again if something has changed; says so when the answer is now deny. Costs one load
+    /// Decides again if something has changed; says so when the answer is now deny. Costs two loads
     /// where nothing has.
     pub(crate) fn review(&mut self) -> Option<Ended> {
-        let count = self.enforcer.changes.count();
-        if count == self.seen {
+        let behaviour = self.entry.calls().behaviour();
+        let by_all = self.enforcer.changes.count();
+        let by_one = behaviour.map_or(0, |behaviour| behaviour.changes());
+        if by_all == self.seen.by_all && by_one == self.seen.by_one {
             return None;
         }
-        let trigger = self.enforcer.changes.latest();
-        self.seen = count;
-        if self.enforcer.still_allows(&self.entry, &self.headers) {
-            return None;
-        }
+        self.decide_again(by_all, by_one)
+    }
+
+    #[cold]
+    fn decide_again(&mut self, by_all: u64, by_one: u64) -> Option<Ended> {
+        let before = self.seen;
+        let latest = self.enforcer.changes.latest();
+        let behaviour = self.entry.calls().behaviour();
+        let risk = behaviour.map_or(RiskLevel::None, |behaviour| behaviour.against().risk);
+        self.seen = Seen {
+            by_all,
+            by_one,
+            risk,
+        };
+        let now = self.enforcer.again(&self.entry, &self.headers);
+        let trigger = match now {
+            Again::Allowed => return None,
+            Again::Revoked => Trigger::Revocation,
+            Again::Quarantined => Trigger::Quarantine,
+            Again::Denied if by_all != before.by_all => latest,
+            Again::Denied if risk != before.risk => Trigger::Risk,
+            Again::Denied => Trigger::Signal,
+        };
         self.entry.ended(trigger);
         Some(Ended { trigger })
     }

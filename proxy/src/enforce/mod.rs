@@ -3,14 +3,16 @@
 
 mod kept_headers;
 mod lease;
+mod standing;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method};
+use wayleave_authz::signals::RiskLevel;
 use wayleave_authz::{
     Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, PolicyStore,
-    RecordedHeaders, Resource, Tls,
+    ReasonCode, RecordedHeaders, Resource, Tls,
 };
 
 use crate::config::InboundMode;
@@ -18,8 +20,11 @@ use crate::denial::Denial;
 use crate::protocol::{Call, Shape};
 use crate::record::{Asked, Decided, Entry, Origin};
 use crate::review::{Changes, Live};
+use crate::standing::Standing;
 use kept_headers::KeptHeaders;
 pub(crate) use lease::Lease;
+use lease::Seen;
+use standing::Stands;
 
 /// The enforcement point of one listener.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(crate) struct Enforcer {
     pub(crate) changes: Arc<Changes>,
     /// The open calls of this worker.
     pub(crate) live: Arc<Live>,
+    /// What is known against principals.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// What is to be decided: a call, where it came from and where it would go.
@@ -63,8 +70,14 @@ impl Enforcer {
             port,
             headers,
         } = ask;
-        // INVARIANT: read before the policies, so that a change behind this is noticed.
-        let seen = self.changes.count();
+        // INVARIANT: read before the policies and before what stands against the caller, so that a
+        // change behind this is noticed.
+        let behaviour = origin.calls.behaviour();
+        let mut seen = Seen {
+            by_all: self.changes.count(),
+            by_one: behaviour.map_or(0, |behaviour| behaviour.changes()),
+            risk: RiskLevel::None,
+        };
         let Some(engine) = self.policies.current() else {
             entry.refused("no_policy", Some(call), None);
             return Err(Denial::not_ready(entry));
@@ -79,7 +92,9 @@ impl Enforcer {
             port,
         };
         let began = Instant::now();
-        let Some(decision) = self.decide(&engine, &asked, &headers, entry.time()) else {
+        let stands = self.stands(&asked, behaviour, entry.time());
+        seen.risk = stands.risk;
+        let Some(decision) = self.decide(&engine, &asked, &stands, &headers, entry.time()) else {
             entry.refused("no_identity", Some(call), None);
             return Err(Denial::not_ready(entry));
         };
@@ -99,38 +114,62 @@ impl Enforcer {
             decision,
             took: began.elapsed(),
         });
-        match entry.effect() {
-            Effect::Allow => Ok(Lease::grant(entry, kept, self, seen)),
-            Effect::Deny => Err(Denial::by_policy(entry, self.show_reason)),
+        match (entry.effect(), stands.refusal) {
+            (Effect::Allow, _) => Ok(Lease::grant(entry, kept, self, seen)),
+            (Effect::Deny, None) => Err(Denial::by_policy(entry, self.show_reason)),
+            (Effect::Deny, Some(refusal)) => Err(refusal.denial(entry)),
         }
     }
 
-    /// Whether a call that was allowed would be allowed now.
+    /// What a call that was allowed would be now.
     ///
     /// SECURITY: what cannot be known is no: no policies, no principal, or a header that the
     /// policies of today read and those of then did not, so that it was not kept.
-    fn still_allows(&self, entry: &Entry, headers: &KeptHeaders) -> bool {
+    fn again(&self, entry: &Entry, headers: &KeptHeaders) -> Again {
         let (Some(engine), Some(asked)) = (self.policies.current(), entry.asked()) else {
-            return false;
+            return Again::Denied;
         };
-        let headers = headers.recall();
-        let decision = self.decide(&engine, &asked, &headers, SystemTime::now());
-        decision.is_some_and(|decision| decision.is_allow()) && !headers.asked_in_vain()
+        let (headers, now) = (headers.recall(), SystemTime::now());
+        let stands = self.stands(&asked, entry.calls().behaviour(), now);
+        match self.decide(&engine, &asked, &stands, &headers, now) {
+            Some(decision) if decision.is_allow() && !headers.asked_in_vain() => Again::Allowed,
+            Some(decision) => match decision.reason() {
+                ReasonCode::Revoked => Again::Revoked,
+                ReasonCode::Quarantined => Again::Quarantined,
+                _ => Again::Denied,
+            },
+            None => Again::Denied,
+        }
     }
 
     fn decide(
         &self,
         engine: &Engine,
         asked: &Asked<'_>,
+        stands: &Stands,
         headers: &dyn Headers,
         time: SystemTime,
     ) -> Option<Decision> {
-        let decision = engine.decide(&facts(asked, headers, time)?);
+        let facts = facts(asked, headers, time)?;
+        let decision = match &stands.refusal {
+            Some(refusal) => engine.refuse(refusal.reason()),
+            None => engine.decide(&facts),
+        };
         Some(match self.mode {
             InboundMode::Enforce => decision,
             InboundMode::Audit => decision.in_audit_mode(),
         })
     }
+}
+
+/// What a call would be that was allowed once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Allowed,
+    /// Policy denies it, or it cannot be decided.
+    Denied,
+    Revoked,
+    Quarantined,
 }
 
 fn action(call: &Call) -> Action {

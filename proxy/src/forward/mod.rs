@@ -125,6 +125,7 @@ pub(crate) async fn forward(
                 held,
                 Relayed {
                     words,
+                    upload: progress,
                     deadline,
                     over,
                 },
