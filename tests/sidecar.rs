@@ -52,6 +52,7 @@ mod sidecar {
     mod retries;
     mod revocation;
     mod small_frames;
+    mod standing;
     mod status;
     mod streams;
     mod tcp;

@@ -62,7 +62,7 @@ enum QuarantineCommand {
     Start {
         /// Its SPIFFE ID, or `anonymous`
         principal: String,
-        /// How long, such as 60s, 15m or 12h; up to 30d
+        /// How long, such as 60s, 15m or 12h; up to 720h
         #[arg(long = "for", value_name = "DURATION", value_parser = config::duration)]
         time: Duration,
         /// Deny calls of this service alone

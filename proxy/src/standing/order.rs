@@ -69,7 +69,7 @@ pub(crate) enum OrderError {
         "`{0}` is no principal: give a SPIFFE ID such as `spiffe://shop.example/ns/web/sa/cart`, or `anonymous`"
     )]
     Principal(String),
-    #[error("a quarantine lasts 1 s to 30 d")]
+    #[error("a quarantine lasts 1 s to 720 h")]
     Time,
     #[error("`{0}` is no serial number: give up to {SERIAL} hexadecimal digits")]
     Serial(String),
