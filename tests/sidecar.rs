@@ -51,6 +51,7 @@ mod sidecar {
     mod reload;
     mod retries;
     mod revocation;
+    mod signals;
     mod small_frames;
     mod standing;
     mod status;
