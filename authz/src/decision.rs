@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    obligation::{Obligations, QuarantineTerms},
+    obligation::{Alert, Obligations, QuarantineTerms},
     signals::Signal,
 };
 
@@ -183,6 +183,13 @@ impl Decision {
             all.merge(&name.obligations);
         }
         all
+    }
+
+    /// How loudly the determining policies ask for the decision to be reported.
+    #[must_use]
+    pub fn alert(&self) -> Option<Alert> {
+        let names = self.determining_names();
+        names.filter_map(|name| name.obligations.alert).max()
     }
 
     /// Whether a policy that decided asks for a quarantine; told without looking at them where no
