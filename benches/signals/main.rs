@@ -87,7 +87,7 @@ fn counting(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(format!("read/{name}"), count), |bencher| {
                 bencher.iter(|| {
                     let (behaviour, counted) = next().expect("there are principals");
-                    black_box(behaviour.read(counted, reads, Instant::now()))
+                    black_box(behaviour.read(counted, &SignalValues::NONE, reads, Instant::now()))
                 });
             });
         }
