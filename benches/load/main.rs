@@ -7,10 +7,14 @@
 //! that a slow minute falls on all of them.
 
 mod bare;
+mod baseline;
 mod body;
 mod bulk;
+mod callgrind;
 mod client;
 mod connector;
+mod decide;
+mod guard;
 mod hold;
 mod instructions;
 mod measure;
@@ -48,6 +52,7 @@ use crate::target::{Kind, Stage, Target};
   target/release/load --rounds 5 --json results.json --plots plots
   target/release/load --only requests --seconds 20
   target/release/load instructions
+  target/release/load guard
   target/release/load --smoke")]
 struct Arguments {
     /// What to measure; everything by default.
@@ -108,6 +113,11 @@ enum Topic {
 enum Part {
     /// Count the instructions and allocations of a request, under valgrind.
     Instructions(instructions::Arguments),
+    /// Compare those of a request and of a decision with the committed base line.
+    Guard(guard::Arguments),
+    /// Decide so many times, to be counted.
+    #[command(hide = true)]
+    Decide(decide::Arguments),
     /// Answer every plain request with 200 bytes.
     #[command(hide = true)]
     Upstream,
@@ -144,6 +154,11 @@ fn main() -> Result<()> {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(instructions::run(&counted, sidecar))
         }
+        Some(Part::Guard(guarded)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(guard::run(&guarded, sidecar))
+        }
+        Some(Part::Decide(decided)) => decide::run(&decided),
         None => runtime.block_on(compare(arguments)),
     }
 }
