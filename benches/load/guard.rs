@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 
-use crate::baseline::{Baseline, Figure, Figures, Machine, TOLERANCE};
+use crate::baseline::{self, Baseline, Figure, Figures, Machine, TOLERANCE};
 use crate::callgrind::Profile;
 use crate::client::Plan;
 use crate::decide::{self, Decider};
@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
 enum Accept {
     /// Count, and make the figures the new base line.
     Accept {
-        /// Why the figures are right; kept beside them.
-        #[arg(long)]
+        /// Why the figures are right, in some words; kept beside them.
+        #[arg(long, value_parser = baseline::reason)]
         reason: String,
     },
 }
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     if let Some(Accept::Accept { reason }) = &arguments.accept {
         let baseline = Baseline {
             accepted: time::OffsetDateTime::now_utc().date().to_string(),
-            reason: reason.trim().to_owned(),
+            reason: reason.clone(),
             machine,
             figures: count(sidecar).await?,
         };
