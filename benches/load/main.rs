@@ -17,6 +17,7 @@ mod decide;
 mod guard;
 mod hold;
 mod instructions;
+mod job;
 mod measure;
 mod papers;
 mod peers;
@@ -24,6 +25,7 @@ mod plot;
 mod probe;
 mod process;
 mod rate;
+mod reliability;
 mod report;
 mod target;
 mod upstream;
@@ -115,6 +117,12 @@ enum Part {
     Instructions(instructions::Arguments),
     /// Compare those of a request and of a decision with the committed base line.
     Guard(guard::Arguments),
+    /// Mixed traffic while SVIDs rotate, policies reload and the upstream restarts.
+    Soak(reliability::soak::Arguments),
+    /// A well-behaved client among slow, flooding, lying and idle peers.
+    Hostile(reliability::hostile::Arguments),
+    /// Upstreams that stall, reset and lie; a full disk, a clock that jumps, and SIGKILL.
+    Chaos(reliability::chaos::Arguments),
     /// Decide so many times, to be counted.
     #[command(hide = true)]
     Decide(decide::Arguments),
@@ -157,6 +165,20 @@ fn main() -> Result<()> {
         Some(Part::Guard(guarded)) => {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(guard::run(&guarded, sidecar))
+        }
+        Some(Part::Soak(soak)) => {
+            let sidecar = sidecar(&arguments)?;
+            process::raise_open_files(OPEN_FILES);
+            runtime.block_on(reliability::soak::run(&soak, sidecar))
+        }
+        Some(Part::Hostile(hostile)) => {
+            let sidecar = sidecar(&arguments)?;
+            let open_files = process::raise_open_files(OPEN_FILES);
+            runtime.block_on(reliability::hostile::run(&hostile, sidecar, open_files))
+        }
+        Some(Part::Chaos(chaos)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(reliability::chaos::run(&chaos, sidecar))
         }
         Some(Part::Decide(decided)) => decide::run(&decided),
         None => runtime.block_on(compare(arguments)),

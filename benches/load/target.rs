@@ -229,7 +229,10 @@ async fn started<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Resul
 }
 
 /// Starts the sidecar, which tells its addresses when it is ready.
-async fn started_sidecar(mut command: Command, config: &Path) -> Result<(Child, SocketAddr)> {
+pub(crate) async fn started_sidecar(
+    mut command: Command,
+    config: &Path,
+) -> Result<(Child, SocketAddr)> {
     command
         .arg("run")
         .arg("--config")
@@ -296,7 +299,7 @@ async fn first<T>(
     }
 }
 
-/// The inbound address in the ready message.
+/// The first inbound address in the ready message.
 fn inbound(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
@@ -304,7 +307,8 @@ fn inbound(line: &str) -> Option<SocketAddr> {
         return None;
     }
     let address = fields.get("inbound")?.as_str()?;
-    address
+    let first = address.split(',').next()?;
+    first
         .trim_matches(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
         .parse()
         .ok()
