@@ -182,7 +182,8 @@ async fn proxy(
 ) -> Result<(Child, SocketAddr)> {
     let recording = |decisions| async move {
         let config = stage.papers.config(upstream, decisions, allowance)?;
-        started_sidecar(stage.command(&stage.sidecar, UNDER_TEST), &config).await
+        let command = stage.command(&stage.sidecar, UNDER_TEST);
+        started_sidecar(command, &config, &["\"WARN\"", "\"ERROR\""]).await
     };
     match kind {
         Kind::Straight | Kind::Bare => {
@@ -228,10 +229,12 @@ async fn started<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Resul
     Ok((child, address))
 }
 
-/// Starts the sidecar, which tells its addresses when it is ready.
+/// Starts the sidecar, which tells its addresses when it is ready. Lines of its log with one of
+/// `levels` are repeated.
 pub(crate) async fn started_sidecar(
     mut command: Command,
     config: &Path,
+    levels: &'static [&'static str],
 ) -> Result<(Child, SocketAddr)> {
     command
         .arg("run")
@@ -241,7 +244,7 @@ pub(crate) async fn started_sidecar(
     let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let mut output = BufReader::new(child.stderr.take().context("no standard error")?);
     let address = timeout(START, first(&mut output, inbound)).await??;
-    tokio::spawn(repeat_warnings(output));
+    tokio::spawn(repeat(output, levels));
     Ok((child, address))
 }
 
@@ -274,10 +277,10 @@ async fn started_peer(
 
 /// Reads on, so that the sidecar never waits for us, and repeats what it warns of: a run in
 /// which records were dropped or connections refused is not a result.
-async fn repeat_warnings(output: impl AsyncBufRead + Unpin) {
+async fn repeat(output: impl AsyncBufRead + Unpin, levels: &[&str]) {
     let mut lines = output.lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+        if levels.iter().any(|level| line.contains(level)) {
             eprintln!("the sidecar says: {line}");
         }
     }

@@ -135,7 +135,7 @@ impl Client {
 
 async fn stalls(ground: &Ground, findings: &mut Findings) -> Result<()> {
     let _liar = Liar::start(ground.upstreams.web, Lie::Stalls).await?;
-    let _sidecar = ground.start(SETTING).await?;
+    let sidecar = ground.start(SETTING).await?;
     let mut calls = JoinSet::new();
     for number in 0..CLIENTS {
         let mut client = Client::new(ground)?;
@@ -151,13 +151,13 @@ async fn stalls(ground: &Ground, findings: &mut Findings) -> Result<()> {
         told == got.len(),
         format!("{told} of {}", got.len()),
     );
-    Ok(())
+    sidecar.kill().await
 }
 
 /// A body that has not come whole must not look as if it had.
 async fn cut_short(ground: &Ground, lie: Lie, findings: &mut Findings) -> Result<()> {
     let _liar = Liar::start(ground.upstreams.web, lie).await?;
-    let _sidecar = ground.start(SETTING).await?;
+    let sidecar = ground.start(SETTING).await?;
     let mut client = Client::new(ground)?;
     let mut whole = 0;
     for number in 0..CLIENTS {
@@ -168,13 +168,13 @@ async fn cut_short(ground: &Ground, lie: Lie, findings: &mut Findings) -> Result
         whole == 0,
         format!("{whole} of {CLIENTS} did"),
     );
-    Ok(())
+    sidecar.kill().await
 }
 
 /// An answer is the upstream's answer to that call, or 502.
 async fn misleads(ground: &Ground, lie: Lie, calls: u64, findings: &mut Findings) -> Result<()> {
     let _liar = Liar::start(ground.upstreams.web, lie).await?;
-    let _sidecar = ground.start(SETTING).await?;
+    let sidecar = ground.start(SETTING).await?;
     let mut client = Client::new(ground)?;
     let (mut honest, mut refused, mut slipped, mut other) = (0_u64, 0_u64, 0_u64, 0_u64);
     for number in 0..calls {
@@ -190,13 +190,13 @@ async fn misleads(ground: &Ground, lie: Lie, calls: u64, findings: &mut Findings
         slipped == 0 && other == 0,
         format!("{honest} answered, {refused} told 502, {slipped} misled, {other} otherwise"),
     );
-    Ok(())
+    sidecar.kill().await
 }
 
 /// What may be repeated is, where the connection was dead; what may not be is made once.
 async fn breaks_off(ground: &Ground, lie: Lie, calls: u64, findings: &mut Findings) -> Result<()> {
     let liar = Liar::start(ground.upstreams.web, lie).await?;
-    let _sidecar = ground.start(SETTING).await?;
+    let sidecar = ground.start(SETTING).await?;
     let mut client = Client::new(ground)?;
     let (mut served, mut told) = (0_u64, 0_u64);
     let mut numbers = 0..;
@@ -234,7 +234,7 @@ async fn breaks_off(ground: &Ground, lie: Lie, calls: u64, findings: &mut Findin
         twice == 0 && served + told == calls,
         format!("{twice} were; of {calls}, {served} served and {told} told 502"),
     );
-    Ok(())
+    sidecar.kill().await
 }
 
 /// Calls go on while the sidecar is killed and started again.
@@ -296,8 +296,8 @@ async fn kills(ground: &Arc<Ground>, arguments: &Arguments, findings: &mut Findi
         &answered,
         &arrived,
     );
-    findings.promise("the sidecar lives", sidecar.lives()?, "");
-    Ok(())
+    findings.promise("the sidecar lives", sidecar.lives()?, "it does");
+    sidecar.kill().await
 }
 
 /// Whether more calls are answered than were.

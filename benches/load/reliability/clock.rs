@@ -45,7 +45,8 @@ pub(crate) async fn run(ground: &Ground, findings: &mut Findings) -> Result<()> 
             format!("{kept} and {new} of {CALLS} served, on connections kept and new"),
         );
     }
-    beyond(ground, &offset, &mut scene, findings).await
+    beyond(ground, &offset, &mut scene, findings).await?;
+    scene.sidecar.kill().await
 }
 
 /// All certificates have expired, as the sidecar sees it.

@@ -48,7 +48,7 @@ async fn always_full(ground: &Ground, findings: &mut Findings) -> Result<()> {
         served == CALLS && failures > 0.0,
         format!("{served} of {CALLS} served, {failures} failures"),
     );
-    Ok(())
+    scene.sidecar.kill().await
 }
 
 async fn fills_and_empties(
@@ -91,7 +91,7 @@ async fn fills_and_empties(
         grown && scene.sidecar.lives()?,
         format!("{torn} lines were torn where the disk was full"),
     );
-    Ok(())
+    scene.sidecar.kill().await
 }
 
 /// Lines that are no JSON.

@@ -3,20 +3,26 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::ErrorKind::AddrInUse;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 use crate::connector::Connector;
 use crate::job::{Ask, Job};
 use crate::papers::{self, Papers};
 use crate::process::Process;
 use crate::target;
+
+/// How long an address may be in use by what has just ended.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// One address for each listener, or each of its upstreams.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +114,7 @@ impl Ground {
             "identity: {{ files: {{ svid: app.pem, key: app.key, bundle: bundle.pem }} }}\n\
              policies: {{ paths: [calls.cedar] }}\n\
              admin: {{ listen: \"{}\" }}\n\
-             log: {{ level: error, decisions: \"{decisions}\" }}\n\
+             log: {{ decisions: \"{decisions}\" }}\n\
              inbound:\n",
             self.admin
         );
@@ -151,7 +157,8 @@ impl Ground {
         let config = self.configure(setting)?;
         let mut command = Command::new(&self.program);
         command.envs(environment).stdin(Stdio::null());
-        let (child, _) = target::started_sidecar(command, &config).await?;
+        // Warnings are what is wanted here: there is one for each peer that was refused.
+        let (child, _) = target::started_sidecar(command, &config, &["\"ERROR\""]).await?;
         let process = Process::new(child.id().context("the sidecar has ended")?);
         Ok(Sidecar { child, process })
     }
@@ -203,6 +210,19 @@ pub(crate) fn ask(job: Job, message: &[u8]) -> Ask {
         .to_owned(),
         mark: None,
         message: message.to_vec().into(),
+    }
+}
+
+/// Listens at an address; whoever had it before may need a moment to let go of it.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == AddrInUse && start.elapsed() < LETTING_GO => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound.with_context(|| format!("listening at {address}")),
+        }
     }
 }
 

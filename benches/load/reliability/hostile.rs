@@ -113,7 +113,7 @@ pub(crate) async fn run(arguments: &Arguments, program: PathBuf, open_files: u64
         peak_mib <= arguments.memory,
         format!("{peak_mib} of {} MiB", arguments.memory),
     );
-    findings.promise("the sidecar lives", sidecar.lives()?, "");
+    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
     findings.verdict("hostile")
 }
 

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::ground;
 use super::witness::NUMBER;
 
 /// How it treats a request whose head it has read.
@@ -89,7 +90,7 @@ pub(crate) struct Liar {
 
 impl Liar {
     pub(crate) async fn start(address: SocketAddr, lie: Lie) -> Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = ground::bind(address).await?;
         let numbered = Arc::default();
         let noted = Arc::clone(&numbered);
         let task = tokio::spawn(async move {

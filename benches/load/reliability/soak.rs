@@ -381,7 +381,7 @@ fn report(
         ),
     );
     findings.promise("memory is flat", memory.is_flat(), memory);
-    findings.promise("the sidecar lives", sidecar.lives()?, "");
+    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
     findings.verdict("soak")
 }
 

@@ -26,7 +26,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::ground::Three;
+use super::ground::{self, Three};
 use crate::upstream::BODY;
 
 /// A call that policy denies bears this field, or begins with this byte, so that the witness
@@ -151,9 +151,9 @@ fn live(
         .build()?;
     // What is still open is dropped with the runtime.
     runtime.block_on(async {
-        let web = TcpListener::bind(addresses.web).await?;
-        let rpc = TcpListener::bind(addresses.rpc).await?;
-        let raw = TcpListener::bind(addresses.raw).await?;
+        let web = ground::bind(addresses.web).await?;
+        let rpc = ground::bind(addresses.rpc).await?;
+        let raw = ground::bind(addresses.raw).await?;
         let _ = begun.send(());
         tokio::select! {
             _ = ended => Ok(()),
