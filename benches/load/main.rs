@@ -10,10 +10,12 @@ mod bare;
 mod baseline;
 mod body;
 mod bulk;
+mod call;
 mod callgrind;
 mod client;
 mod connector;
 mod decide;
+mod decisions;
 mod guard;
 mod hold;
 mod instructions;
@@ -113,6 +115,8 @@ enum Topic {
 /// What this program is when it starts itself.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Load any server that asks for mutual TLS.
+    Call(call::Arguments),
     /// Count the instructions and allocations of a request, under valgrind.
     Instructions(instructions::Arguments),
     /// Compare those of a request and of a decision with the committed base line.
@@ -123,6 +127,8 @@ enum Part {
     Hostile(reliability::hostile::Arguments),
     /// Upstreams that stall, reset and lie; a full disk, a clock that jumps, and SIGKILL.
     Chaos(reliability::chaos::Arguments),
+    /// Time decisions by the number of policies, beside the stock Cedar evaluator.
+    Decisions(decisions::Arguments),
     /// Decide so many times, to be counted.
     #[command(hide = true)]
     Decide(decide::Arguments),
@@ -180,6 +186,11 @@ fn main() -> Result<()> {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(reliability::chaos::run(&chaos, sidecar))
         }
+        Some(Part::Call(called)) => {
+            process::raise_open_files(OPEN_FILES);
+            runtime.block_on(call::run(&called))
+        }
+        Some(Part::Decisions(timed)) => decisions::run(&timed),
         Some(Part::Decide(decided)) => decide::run(&decided),
         None => runtime.block_on(compare(arguments)),
     }
@@ -278,7 +289,7 @@ impl Run {
 
     /// Whoever is measured does the job: it refuses, and never resumes.
     async fn prove(&mut self) -> Result<()> {
-        for kind in self.stage.kinds() {
+        for kind in self.stage.crowd() {
             let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
             let Some(address) = target.tls_address() else {
                 continue;
@@ -296,7 +307,7 @@ impl Run {
         }
         let length = self.arguments.length();
         for plan in Plan::ALL {
-            for kind in self.stage.kinds() {
+            for kind in self.stage.crowd() {
                 eprintln!("  CPU: {plan}, {kind}");
                 let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
                 let requests = self.arguments.requests;

@@ -105,6 +105,14 @@ impl Papers {
         self.directory.path()
     }
 
+    /// Writes policies that, with the one rule, are so many; answers with their file. They are
+    /// about other callers and other services, as in a fleet's common policy.
+    pub(crate) fn many_policies(&self, count: usize) -> Result<&'static str> {
+        let rules = wayleave_benches::rules::rules(count.saturating_sub(1));
+        self.place(MANY, &wayleave_benches::rules::cedar(&rules))?;
+        Ok("policy.cedar, many.cedar")
+    }
+
     /// Writes the sidecar's configuration, with its decision records going to `decisions`.
     pub(crate) fn config(
         &self,
@@ -128,6 +136,9 @@ impl Papers {
     }
 }
 
+/// The file of the policies beside the one rule.
+const MANY: &str = "many.cedar";
+
 /// What the sidecar's configuration allows beyond its defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
@@ -146,6 +157,11 @@ impl Allowance {
         policies: "policy.cedar",
         limits: "max_connections: 25000, header_timeout: 300s, idle_timeout: 600s",
     };
+    /// The same with other policies.
+    pub(crate) fn with(self, policies: &'static str) -> Self {
+        Self { policies, ..self }
+    }
+
     /// The caller may also upload.
     pub(crate) const UPLOAD: Self = Self {
         policies: "policy.cedar, upload.cedar",

@@ -37,9 +37,14 @@ pub(crate) enum Kind {
     Sidecar,
     /// The sidecar, its decision records written to a file.
     SidecarRecording,
+    /// The sidecar, its records off, with so many policies in place of one.
+    SidecarOf(usize),
     /// Somebody else's proxy.
     Peer(Peer),
 }
+
+/// How many policies it has in the comparison by their number, beside one.
+pub(crate) const POLICIES: [usize; 2] = [100, 10_000];
 
 impl Kind {
     /// Whether it refuses anything.
@@ -51,6 +56,7 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::SidecarOf(policies) => return write!(f, "wayleave, {policies} policies"),
             Self::Straight => "straight to the upstream",
             Self::Bare => "bare proxy",
             Self::Sidecar => "wayleave, records off",
@@ -81,6 +87,15 @@ impl Stage {
         ];
         let peers = self.peers.iter().map(|found| Kind::Peer(found.peer));
         ours.into_iter().chain(peers).collect()
+    }
+
+    /// Everything whose requests are measured: the sidecar by its number of policies as well.
+    pub(crate) fn crowd(&self) -> Vec<Kind> {
+        let mut kinds = self.kinds();
+        let after = kinds.iter().position(|kind| *kind == Kind::Sidecar);
+        let at = after.map_or(kinds.len(), |at| at + 1);
+        kinds.splice(at..at, POLICIES.map(Kind::SidecarOf));
+        kinds
     }
 
     /// A command on a core, run by the instrument if it is the one under test.
@@ -180,7 +195,7 @@ async fn proxy(
     upstream: SocketAddr,
     allowance: Allowance,
 ) -> Result<(Child, SocketAddr)> {
-    let recording = |decisions| async move {
+    let recording = |decisions, allowance| async move {
         let config = stage.papers.config(upstream, decisions, allowance)?;
         let command = stage.command(&stage.sidecar, UNDER_TEST);
         started_sidecar(command, &config, &["\"WARN\"", "\"ERROR\""]).await
@@ -191,8 +206,12 @@ async fn proxy(
             bare.arg("bare").arg("--papers").arg(stage.papers.path());
             started(bare.arg("--upstream").arg(upstream.to_string()), one).await
         }
-        Kind::Sidecar => recording("off").await,
-        Kind::SidecarRecording => recording("file:log/decisions.jsonl").await,
+        Kind::Sidecar => recording("off", allowance).await,
+        Kind::SidecarOf(policies) => {
+            let many = stage.papers.many_policies(policies)?;
+            recording("off", allowance.with(many)).await
+        }
+        Kind::SidecarRecording => recording("file:log/decisions.jsonl", allowance).await,
         Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
     }
 }

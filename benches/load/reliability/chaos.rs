@@ -341,16 +341,20 @@ fn tell_kills(
     );
 }
 
-/// Makes calls until one is answered as wanted, for as long as a caller is patient.
-pub(crate) async fn until(client: &mut Client, wanted: impl Fn(&Got) -> bool) -> Result<()> {
+/// Makes calls until one is answered as wanted, within a time.
+pub(crate) async fn until(
+    patience: Duration,
+    client: &mut Client,
+    wanted: impl Fn(&Got) -> bool,
+) -> Result<()> {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         if wanted(&client.call(Method::GET, 0).await) {
             return Ok(());
         }
         sleep(Duration::from_millis(20)).await;
     }
-    Err(anyhow!("not in {PATIENCE:?}"))
+    Err(anyhow!("not in {patience:?}"))
 }
 
 /// A sidecar with its upstream and one caller.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -119,11 +119,12 @@ impl Drop for Liar {
 
 async fn serve(mut stream: TcpStream, lie: Lie, numbered: Arc<Mutex<HashMap<u64, u32>>>) {
     let _ = stream.set_nodelay(true);
-    for served in 0_u64.. {
+    loop {
         let Ok(head) = head(&mut stream).await else {
             return;
         };
-        if let Some(number) = number(&head) {
+        let number = number(&head);
+        if let Some(number) = number {
             let mut numbered = numbered.lock().unwrap_or_else(PoisonError::into_inner);
             *numbered.entry(number).or_default() += 1;
         }
@@ -138,7 +139,7 @@ async fn serve(mut stream: TcpStream, lie: Lie, numbered: Arc<Mutex<HashMap<u64,
                 return;
             }
             Lie::ClosesIdle => {
-                sleep(Duration::from_micros(served % 4 * 500)).await;
+                sleep(Duration::from_micros(number.unwrap_or_default() % 4 * 500)).await;
                 return;
             }
             _ if lie.goes_on() => {}
