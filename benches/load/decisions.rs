@@ -90,8 +90,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Each decider in turn, so that a slow moment falls on all of them. They must agree.
 fn time(policies: usize, deciders: &mut [Decide], budget: Duration) -> Result<Vec<Timed>> {
     let calls = rules::calls();
-    let answers = |decide: &mut Decide| calls.iter().map(|call| decide(call)).collect::<Vec<_>>();
-    let told: Vec<_> = deciders.iter_mut().map(answers).collect();
+    let mut told = Vec::new();
+    for decide in deciders.iter_mut() {
+        told.push(calls.iter().map(decide).collect::<Vec<_>>());
+    }
     ensure!(
         told.windows(2).all(|two| matches!(two, [a, b] if a == b)),
         "they disagree"

@@ -133,15 +133,14 @@ async fn once(attack: Attack, ground: &Ground, connector: &Connector) -> Fates {
         },
         Fates::default(),
     );
-    let ended = match timeout(PATIENCE, open_and_attack(attack, ground, connector)).await {
+    match timeout(PATIENCE, open_and_attack(attack, ground, connector)).await {
         Err(_) => Fates { stayed: 1, ..none },
         Ok(Ok(())) => one,
         Ok(Err(_)) => Fates {
             unopened: 1,
             ..none
         },
-    };
-    ended
+    }
 }
 
 /// Answers when the sidecar has ended the connection.
