@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use wayleave_certs::Alpn;
 
 use super::Connection;
+use super::answering::WhenRun;
 use super::ended;
 use super::half_closed::UntilAnswered;
 use super::metered::Metered;
@@ -63,7 +64,7 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     );
     let result = match version {
         Alpn::Http1 => {
-            let service = service_fn(move |request| Arc::clone(&shared).call(request));
+            let service = service_fn(move |request| shared.call(request));
             let stream = Metered::bytes(stream, calls);
             let io = TokioIo::new(UntilAnswered::new(stream, Arc::clone(&connection)));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
@@ -72,7 +73,10 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
         Alpn::Http2 => {
             let io = TokioIo::new(Metered::frames(stream, calls));
             // Boxed: hyper makes a task of each call, and moves it some times before it runs.
-            let service = service_fn(move |request| Box::pin(Arc::clone(&shared).call(request)));
+            let service = service_fn(move |request| {
+                let shared = Arc::clone(&shared);
+                Box::pin(WhenRun::new(move || shared.call(request)))
+            });
             let serving = http2(limits).serve_connection(io, service);
             drive(serving, &connection).await
         }
