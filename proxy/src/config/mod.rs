@@ -19,6 +19,7 @@ mod raw;
 mod reader;
 mod resilience;
 mod scalar;
+mod signals;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -40,6 +41,8 @@ pub use resilience::{
     Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
 };
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
+pub use signals::SignalsConfig;
+pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;
@@ -73,6 +76,8 @@ pub struct Config {
     /// How long everything is served after readiness has become false and before the listeners
     /// close; 0 s to 5 min, 0 s by default.
     pub drain_delay: Duration,
+    /// How the behaviour of principals is followed, and what is kept of it.
+    pub signals: SignalsConfig,
 }
 
 /// Who the sidecar is, and whom it trusts.
@@ -396,6 +401,8 @@ pub struct ProbeConfig {
 pub struct AdminConfig {
     /// A loopback address unless remote access was asked for; 127.0.0.1:15000 by default.
     pub listen: SocketAddr,
+    /// The unix socket at which operators start and lift quarantines; none by default.
+    pub socket: Option<PathBuf>,
 }
 
 /// What is logged, and where decisions are recorded.

@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) drain_timeout: Option<Field>,
     pub(super) probes: Option<Section<RawProbes>>,
     pub(super) drain_delay: Option<Field>,
+    pub(super) signals: Option<Section<RawSignals>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -227,6 +228,15 @@ pub(super) struct RawLimits {
 pub(super) struct RawAdmin {
     pub(super) listen: Option<Field>,
     pub(super) allow_remote: Option<Field>,
+    pub(super) socket: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSignals {
+    pub(super) state_dir: Option<Field>,
+    pub(super) max_principals: Option<Field>,
+    pub(super) reauthorize_every: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -28,7 +28,7 @@ const DRAIN_TIME: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
 const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Longest path of a unix socket, in bytes.
-const SOCKET_PATH: usize = 107;
+pub(crate) const SOCKET_PATH: usize = 107;
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -60,6 +60,7 @@ impl Validator<'_> {
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
         let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let drain_delay = self.time(raw.drain_delay, default::DRAIN_DELAY, &DRAIN_DELAY);
+        let signals = self.signals(raw.signals.as_ref().map(content));
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {
@@ -74,6 +75,7 @@ impl Validator<'_> {
             drain_timeout: drain_timeout?,
             probes: probes?,
             drain_delay: drain_delay?,
+            signals: signals?,
         })
     }
 
@@ -103,8 +105,15 @@ impl Validator<'_> {
                 ),
             )
         });
+        let base = self.base;
+        let socket = self.maybe(raw.socket, |node| {
+            socket_path(node, base, "/run/wayleave/admin.sock")
+        });
         allow_remote?;
-        Some(AdminConfig { listen: listen? })
+        Some(AdminConfig {
+            listen: listen?,
+            socket: socket?,
+        })
     }
 
     fn log(&mut self, raw: Option<&RawLog>) -> Option<LogConfig> {
@@ -144,7 +153,9 @@ impl Validator<'_> {
                 .map_err(|wrong| wrong.or("`auto` or `off`")),
         });
         let reuse_port = self.optional(raw.reuse_port, false, scalar::boolean);
-        let hand_over = self.maybe(raw.hand_over, |node| socket_path(node, base));
+        let hand_over = self.maybe(raw.hand_over, |node| {
+            socket_path(node, base, "/run/wayleave/hand-over.sock")
+        });
         Some(RuntimeConfig {
             workers: workers?,
             max_memory: max_memory?,
@@ -159,7 +170,7 @@ pub(super) fn content<T>(section: &Section<T>) -> &T {
 }
 
 /// A path that the system can bind a socket to.
-fn socket_path(node: &Node, base: &Path) -> Result<PathBuf, Wrong> {
+fn socket_path(node: &Node, base: &Path, example: &str) -> Result<PathBuf, Wrong> {
     let path = scalar::path(node, base)?;
     if path.as_os_str().len() <= SOCKET_PATH {
         return Ok(path);
@@ -169,7 +180,7 @@ fn socket_path(node: &Node, base: &Path) -> Result<PathBuf, Wrong> {
         quoted(&path.to_string_lossy()),
         path.as_os_str().len()
     ))
-    .help("choose a shorter one, such as `/run/wayleave/hand-over.sock`"))
+    .help(format!("choose a shorter one, such as `{example}`")))
 }
 
 fn decision_sink(node: &Node, base: &Path) -> Result<DecisionSink, Wrong> {

@@ -300,6 +300,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::Request;
+    use hyper::body::Incoming;
 
     /// The size of what a function of this shape returns, without a call.
     fn size<F>(_: fn(Stream, Alpn, Arc<Connection>) -> F) -> usize {
@@ -317,5 +319,18 @@ mod tests {
         );
         assert!(size_of::<Metered>() <= 192, "{}", size_of::<Metered>());
         assert!(size(serve) <= 4_096, "{}", size(serve));
+    }
+
+    /// The size of what a call waits in.
+    fn size_of_call<F>(_: fn(&Arc<Connection>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved some times before it is first polled, and beyond 1,032 bytes the C library
+    /// allocates the slow way.
+    #[test]
+    fn a_call_that_waits_stays_small() {
+        let size = size_of_call(Connection::call);
+        assert!(size <= 1_024, "{size}");
     }
 }

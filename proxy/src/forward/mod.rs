@@ -79,7 +79,7 @@ pub(crate) fn forward(
         Ok(permit) => permit,
         Err(error) => return Forwarding::over(failed(lease, pool, &error)),
     };
-    let (body, progress) = request_body::watched(body);
+    let (body, progress) = request_body::watched(body, lease.request_meter());
     let mut request = Request::from_parts(head, body);
     let opening = (shape == Shape::WebSocket).then(|| {
         let handshake = Handshake::begin(&mut request, pool.config().protocol);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::circuit::RequestPermit;
 use super::error::ForwardError;
-use super::expectation::Waiting;
+use super::expectation::{Over, Waiting};
 use super::headers;
 use super::opening::{Handshake, Outcome};
 use super::pool::{Answer, Pool, Tried};
@@ -22,6 +22,7 @@ use super::times::{Patience, Times};
 use super::tunnel::{self, Tenure};
 use crate::denial::Denial;
 use crate::enforce::Lease;
+use crate::protocol::grpc;
 
 /// A call that was allowed and has no answer yet.
 pub(super) struct Outgoing {
@@ -96,18 +97,7 @@ impl Outgoing {
                 held.permit = self.permit;
                 Ok(tunnel::open(self.lease, response, held, handshake, tenure))
             }
-            (Outcome::Declined, _) => {
-                let deadline = self.times.deadline();
-                let words = self.words;
-                Ok(self.relay(
-                    answer,
-                    Relayed {
-                        words,
-                        deadline,
-                        over,
-                    },
-                ))
-            }
+            (Outcome::Declined, _) => Ok(self.relay(answer, over)),
             (Outcome::Broken | Outcome::Opened, _) => {
                 let error = ForwardError::UnexpectedUpgrade;
                 Err(failed(self.lease, &self.pool, &error))
@@ -121,21 +111,25 @@ impl Outgoing {
             let error = ForwardError::UnexpectedUpgrade;
             return Err(failed(self.lease, &self.pool, &error));
         }
-        let how = Relayed {
-            words: self.words,
-            deadline: self.times.deadline(),
-            over: None,
-        };
-        Ok(self.relay(answer, how))
+        Ok(self.relay(answer, None))
     }
 
-    fn relay(mut self, answer: Answer, how: Relayed) -> Response<ResponseBody> {
+    fn relay(mut self, answer: Answer, over: Option<Over>) -> Response<ResponseBody> {
         let Answer { response, mut held } = answer;
         held.permit = self.permit;
         self.lease.answered(response.status());
+        if self.words == Words::Grpc && grpc::is_error(response.headers()) {
+            self.lease.grpc_failed();
+        }
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
         headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
+        let how = Relayed {
+            words: self.words,
+            upload: self.progress,
+            deadline: self.times.deadline(),
+            over,
+        };
         Response::from_parts(head, ResponseBody::relay(body, self.lease, held, how))
     }
 }

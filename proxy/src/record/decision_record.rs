@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
+use wayleave_authz::signals::SignalValues;
 use wayleave_authz::{Decision, Direction, Effect, RecordedHeaders};
 
 use super::Origin;
@@ -52,6 +53,19 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether the upstream was at fault.
+    fn is_upstreams(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamUnreachable
+                | Self::UpstreamTimeout
+                | Self::UpstreamBroke
+                | Self::UpstreamProtocol
+                | Self::UpstreamOverloaded
+                | Self::UpstreamIdentity
+        )
+    }
+
     /// The stable code for records and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +114,8 @@ pub(crate) struct DecisionRecord {
     pub(super) port: Option<u16>,
     pub(super) headers: RecordedHeaders,
     pub(super) with_query: bool,
+    /// Those that policies read.
+    pub(super) signals: Option<Box<SignalValues>>,
     pub(super) action: Option<&'static str>,
     pub(super) decision: Option<Decision>,
     pub(super) effect: Effect,
@@ -111,6 +127,8 @@ pub(crate) struct DecisionRecord {
     /// How often the upstream was tried.
     pub(super) attempts: u32,
     pub(super) carried: Option<Carried>,
+    /// Whether the status of a gRPC call was other than OK.
+    pub(super) grpc_failed: bool,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -131,6 +149,7 @@ impl DecisionRecord {
             port: None,
             headers: RecordedHeaders::default(),
             with_query: false,
+            signals: None,
             action: None,
             decision: None,
             effect: Effect::Deny,
@@ -140,6 +159,7 @@ impl DecisionRecord {
             ended_by: None,
             attempts: 1,
             carried: None,
+            grpc_failed: false,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,
@@ -176,6 +196,8 @@ impl DecisionRecord {
             complete,
             decision_time,
             call_time,
+            signals,
+            grpc_failed,
         } = self;
         *id = new_id;
         *time = now;
@@ -205,6 +227,14 @@ impl DecisionRecord {
         *complete = false;
         *decision_time = Duration::ZERO;
         *call_time = Duration::ZERO;
+        *signals = None;
+        *grpc_failed = false;
+    }
+
+    /// Whether an allowed call was answered with an error, or broken off by the upstream.
+    pub(super) fn is_error(&self) -> bool {
+        let broke = self.failure.is_some_and(Failure::is_upstreams);
+        broke || self.grpc_failed || self.status.is_some_and(|status| status >= 400)
     }
 }
 
@@ -232,7 +262,7 @@ mod tests {
             direction: Direction::Inbound,
             caller: Caller::Anonymous,
             source: ([127, 0, 0, 1], 1).into(),
-            calls: Arc::new(Calls::at(admission.place(&Caller::Anonymous))),
+            calls: Arc::new(Calls::at(admission.place(&Caller::Anonymous), None)),
         }
     }
 
@@ -257,6 +287,8 @@ mod tests {
             bytes_out: 2,
         });
         used.complete = true;
+        used.grpc_failed = true;
+        used.signals = Some(Box::default());
         used.decision_time = Duration::from_secs(1);
         used.call_time = Duration::from_secs(1);
         let (id, now) = (Uuid::nil(), SystemTime::now());

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use serde::Serialize;
 use time::OffsetDateTime;
-use wayleave_authz::{Decision, Effect, Revision};
+use wayleave_authz::{Alert, Decision, Effect, Revision};
 use wayleave_certs::TlsInfo;
 
 use super::{DecisionRecord, Failure};
@@ -87,6 +87,9 @@ impl Writer {
         let (headers, withheld) = (&record.headers.values, &record.headers.withheld);
         object.values_unless(key!("headers"), headers, headers.is_empty());
         object.values_unless(key!("withheld"), withheld, withheld.is_empty());
+        if let Some(signals) = &record.signals {
+            object.values_unless(key!("signals"), signals, false);
+        }
         object.plain(key!("protocol"), call.map(Call::protocol));
         let revision = decision.map(|decision| self.revision.text(decision.revision()));
         object.decided(record, decision, revision);
@@ -194,6 +197,10 @@ impl Object<'_> {
         self.plain(key!("would_have"), would_have.map(Effect::as_str));
         let audited = decision.map(Decision::audit_policies);
         self.ids(key!("audit_policies"), audited);
+        let alert = decision.and_then(Decision::alert);
+        if alert.is_some() {
+            self.plain(key!("alert"), alert.map(Alert::as_str));
+        }
     }
 
     fn tls(&mut self, tls: Option<&TlsInfo>) {

@@ -19,6 +19,7 @@ use wayleave_authz::Effect;
 
 use super::DecisionRecord;
 use crate::forward::metrics::UpstreamFamilies;
+use crate::standing::metrics::StandingFamilies;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -131,6 +132,7 @@ pub(crate) struct Metrics {
     plaintext: Family<ListenerLabels, Counter>,
     probes: Family<ResultLabels, Counter>,
     upstreams: UpstreamFamilies,
+    standing: StandingFamilies,
 }
 
 impl Default for Metrics {
@@ -174,6 +176,7 @@ impl Metrics {
             plaintext: Family::default(),
             probes: Family::default(),
             upstreams: UpstreamFamilies::default(),
+            standing: StandingFamilies::default(),
         };
         metrics.register();
         metrics
@@ -332,6 +335,7 @@ impl Metrics {
             self.probes.clone(),
         );
         self.upstreams.register(r);
+        self.standing.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -482,6 +486,11 @@ impl Metrics {
     /// Notes how much memory the process holds.
     pub(crate) fn resident(&self, bytes: u64) {
         self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// What is known against principals, and what came of it.
+    pub(crate) fn standing(&self) -> &StandingFamilies {
+        &self.standing
     }
 
     /// What is counted about upstreams.
