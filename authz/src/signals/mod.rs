@@ -6,12 +6,13 @@
 
 mod behaviour;
 mod ledger;
+mod merge;
 mod principals;
 mod signal;
 mod standing;
 
 pub use behaviour::Behaviour;
-pub use ledger::{Concerned, StandingError};
+pub use ledger::{Concerned, Merged, StandingError};
 pub use principals::Principals;
 pub use signal::{RiskLevel, Signal, SignalSet, SignalValues};
 pub use standing::{Against, Change, Known, Origin, Quarantine, Revocation, Revoked, Risk, Scope};
