@@ -51,9 +51,11 @@ mod sidecar {
     mod reload;
     mod retries;
     mod revocation;
+    mod signals;
     mod small_frames;
     mod standing;
     mod status;
+    mod store;
     mod streams;
     mod tcp;
     mod tcp_clients;

@@ -224,7 +224,12 @@ mod tests {
 
     fn change() -> impl Strategy<Value = Change> {
         let times = (1..6_u64, 1..6_u64, 0..5_u8);
-        let levels = [RiskLevel::None, RiskLevel::Low, RiskLevel::Medium, RiskLevel::High];
+        let levels = [
+            RiskLevel::None,
+            RiskLevel::Low,
+            RiskLevel::Medium,
+            RiskLevel::High,
+        ];
         times.prop_map(move |(at, until, kind)| match kind {
             0 => quarantined(at, until * 100),
             1 => released(at),

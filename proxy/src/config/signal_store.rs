@@ -109,7 +109,10 @@ impl Validator<'_> {
 
     /// Whether no key is given that only a server has a use for.
     fn only_memory(&mut self, raw: &RawSignalStore) -> bool {
-        let list = raw.fleet_wide.as_ref().and_then(|Section(_, list)| list.first());
+        let list = raw
+            .fleet_wide
+            .as_ref()
+            .and_then(|Section(_, list)| list.first());
         let keys = [
             raw.password_file,
             raw.ca_file,
@@ -258,7 +261,10 @@ fn database_of(written: &str) -> Result<u32, &'static str> {
     if written.is_empty() {
         return Ok(0);
     }
-    let number = written.parse().ok().filter(|number| *number <= MAX_DATABASE);
+    let number = written
+        .parse()
+        .ok()
+        .filter(|number| *number <= MAX_DATABASE);
     number.ok_or("the number of its database cannot be read")
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
+use wayleave_authz::Direction;
 use wayleave_authz::signals::RiskLevel;
 
 use super::kept_headers::KeptHeaders;
-use super::{Again, Enforcer};
+use super::{Again, Enforcer, Meter};
 use crate::protocol::Call;
 use crate::record::{Calls, Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
@@ -135,6 +136,26 @@ impl Lease {
     /// Notes that the answer was delivered whole.
     pub(crate) fn completed(&mut self) {
         self.entry.completed();
+    }
+
+    /// What counts the bytes that leave by the answer: of a call that comes in.
+    pub(crate) fn answer_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Inbound)
+    }
+
+    /// What counts the bytes that leave by the request: of a call that goes out.
+    pub(crate) fn request_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Outbound)
+    }
+
+    fn meter(&self, direction: Direction) -> Option<&Meter> {
+        let counting = self.entry.counting()?;
+        (self.enforcer.direction == direction).then(|| counting.meter())
+    }
+
+    /// Notes that a gRPC call was answered with a status other than OK.
+    pub(crate) fn grpc_failed(&mut self) {
+        self.entry.grpc_failed();
     }
 
     /// Notes what was carried of a call that became a tunnel.

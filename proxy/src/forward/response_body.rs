@@ -173,6 +173,21 @@ impl Words {
 }
 
 impl OpenCall {
+    /// Notes what is passed on.
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.answered += data.len() as u64;
+            if let Some(meter) = self.lease.answer_meter() {
+                meter.sent(data.len());
+            }
+        } else if let Some(trailers) = frame.trailers_ref()
+            && self.words == Words::Grpc
+            && grpc::is_error(trailers)
+        {
+            self.lease.grpc_failed();
+        }
+    }
+
     /// Why the call is to end although its answer is not whole; otherwise it is woken when it is.
     fn ends(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
         if self.lease.poll_ended(cx).is_ready() {
@@ -237,7 +252,7 @@ impl Body for ResponseBody {
         };
         Waiting::Caller.say();
         if let (Some(Ok(frame)), Some(open)) = (&frame, call.as_mut()) {
-            open.answered += frame.data_ref().map_or(0, |data| data.len() as u64);
+            open.passes(frame);
         }
         match &frame {
             Some(Ok(_)) => self.settle(),
