@@ -20,7 +20,6 @@ use crate::support::{eventually, within};
 const FRONTEND: &str = "spiffe://test.example/ns/default/sa/frontend";
 const QUARANTINE: [&str; 5] = ["quarantine", "start", FRONTEND, "--for", "1h"];
 const LIFT: [&str; 3] = ["quarantine", "lift", FRONTEND];
-const CONNECTED: &str = "wayleave_signal_store_connected";
 
 fn ticking() -> Response<Body> {
     let ticks = futures_util::stream::unfold((), |()| async {
@@ -94,11 +93,16 @@ impl Member {
     }
 
     async fn until_connected(&self, connected: bool) {
-        let wanted = if connected { 1.0 } else { 0.0 };
         eventually("the store to be noticed", || async {
-            (self.sidecar.metric(CONNECTED).await == wanted).then_some(())
+            (self.store().await["connected"] == connected).then_some(())
         })
         .await;
+    }
+
+    /// What `/status` tells of the store.
+    async fn store(&self) -> serde_json::Value {
+        let status = self.sidecar.admin_get("/status").await.unwrap().json();
+        status["signal_store"].clone()
     }
 
     /// Waits until a call is answered so.
@@ -155,7 +159,7 @@ async fn what_is_said_at_one_sidecar_is_in_force_at_the_other_and_ends_its_open_
     one.until_answered(403).await;
     one.orders(&["revoke", "lift", FRONTEND]).await;
     two.until_answered(200).await;
-    one.orders(&["risk", FRONTEND, "--level", "high"]).await;
+    one.orders(&["risk", "set", FRONTEND, "high"]).await;
     eventually("the rating", || async {
         let ratings = two.sidecar.metric("wayleave_risk_ratings").await;
         (ratings == 1.0).then_some(())
@@ -170,7 +174,7 @@ async fn what_is_said_at_one_sidecar_is_in_force_at_the_other_and_ends_its_open_
 /// Denies whoever calls while what the fleet shares may be out of date.
 fn unless_stale() -> String {
     let forbid = "@id(\"not-while-stale\")\n\
-        forbid (principal, action, resource) when { \
+        forbid (principal, action, resource is Endpoint) when { \
         resource.path == \"/strict\" && context.signals.stale };\n";
     format!("{POLICY}{forbid}")
 }
@@ -194,9 +198,12 @@ async fn while_the_store_is_gone_calls_are_decided_and_afterwards_all_is_told_ag
         assert_eq!(strict.status, 403);
         assert_eq!(member.sidecar.get("frontend", "/any").await.status, 200);
     }
-    let status = two.sidecar.admin_get("/status").await.unwrap().json();
-    let told = &status["signal_store"];
-    assert_eq!(told["connected"], false, "{told}");
+    let told = two.store().await;
+    let connected = format!(
+        "wayleave_signal_store_connected{{server=\"127.0.0.1:{}\"}}",
+        redis.port
+    );
+    assert_eq!(two.sidecar.metric(&connected).await, 0.0);
     assert!(told["error"].is_string(), "{told}");
     // Said while it is gone, on both sides.
     one.orders(&QUARANTINE).await;
@@ -220,6 +227,7 @@ async fn while_the_store_is_gone_calls_are_decided_and_afterwards_all_is_told_ag
     one.orders(&LIFT).await;
     two.until_answered(200).await;
     assert_eq!(two.sidecar.get("frontend", "/strict").await.status, 200);
+    assert_eq!(two.sidecar.metric(&connected).await, 1.0);
     let reconnects = "wayleave_signal_store_reconnects_total";
     assert!(two.sidecar.metric(reconnects).await >= 1.0);
 }
@@ -348,7 +356,7 @@ async fn what_is_no_change_is_counted_and_ignored() {
     })
     .await;
     let log = one.sidecar.process.stderr.text();
-    assert_eq!(log.matches("is no change").count(), 1, "{log}");
+    assert_eq!(log.matches("it is ignored").count(), 1, "{log}");
     assert_eq!(one.sidecar.get("frontend", "/any").await.status, 200);
     assert_eq!(one.sidecar.metric("wayleave_revocations").await, 0.0);
     let good = format!("{{\"revoked\":{{\"subject\":{{\"principal\":\"{FRONTEND}\"}},{by}}}}}");
@@ -378,7 +386,8 @@ async fn the_documented_rules_suffice_and_the_password_is_shown_nowhere() {
         let at = format!("wayleave:{password}@127.0.0.1:{}", redis.port);
         format!("url: \"redis://{at}\", timeout: 300ms, fleet_wide: [calls_per_minute]")
     };
-    let reads = "forbid (principal, action, resource) when { context.signals.calls_per_minute > 900 };";
+    let reads =
+        "forbid (principal, action, resource) when { context.signals.calls_per_minute > 900 };";
     let policy = format!("{POLICY}@id(\"slow-down\")\n{reads}\n");
     let one = Member::start(&url("hunter2"), &policy).await;
     let two = Member::start(&url("hunter2"), &policy).await;
@@ -390,15 +399,15 @@ async fn the_documented_rules_suffice_and_the_password_is_shown_nowhere() {
     .await;
     one.orders(&QUARANTINE).await;
     two.until_answered(403).await;
-    assert_eq!(one.sidecar.metric(CONNECTED).await, 1.0);
     let refused = Member::launch(&url("hunter3"), POLICY).await;
     let told = eventually("the refusal", || async {
-        let status = refused.sidecar.admin_get("/status").await?.json();
-        let error = status["signal_store"]["error"].as_str()?.to_owned();
-        Some(error)
+        Some(refused.store().await["error"].as_str()?.to_owned())
     })
     .await;
-    assert!(told.contains("WRONGPASS") || told.contains("username-password"), "{told}");
+    assert!(
+        told.contains("WRONGPASS") || told.contains("username-password"),
+        "{told}"
+    );
     for member in [&one, &refused] {
         let mut shown = member.sidecar.process.stderr.text();
         shown += &member.sidecar.process.stdout.text();
@@ -415,11 +424,23 @@ async fn a_mistake_in_the_setting_is_told_with_its_remedy_and_without_the_passwo
     let service = service().await;
     let mut setup = Setup::new(&service.address);
     for (store, told) in [
-        ("url: \"http://u:hunter2@h\"", "neither `redis` nor `rediss`"),
+        (
+            "url: \"http://u:hunter2@h\"",
+            "neither `redis` nor `rediss`",
+        ),
         ("url: \"redis://u:hunter2@h/x\"", "number of its database"),
-        ("url: \"redis://u:hunter2@h\", prefix: \"*\"", "is not a prefix"),
-        ("url: \"redis://u:hunter2@h\", ca_file: x", "no use without TLS"),
-        ("url: memory, timeout: 1s", "no use where the store is this process's memory"),
+        (
+            "url: \"redis://u:hunter2@h\", prefix: \"*\"",
+            "is not a prefix",
+        ),
+        (
+            "url: \"redis://u:hunter2@h\", ca_file: x",
+            "no use without TLS",
+        ),
+        (
+            "url: memory, timeout: 1s",
+            "no use where the store is this process's memory",
+        ),
         (
             "url: \"redis://u:hunter2@h\", fleet_wide: [endpoints_per_minute]",
             "calls_per_minute, calls_per_hour, denials_per_minute",
@@ -473,8 +494,20 @@ async fn the_store_is_reached_by_tls_that_the_given_authorities_vouch_for_and_no
     let (svid, key, bundle) = (path("svid.pem"), path("key.pem"), path("bundle.pem"));
     drop(files);
     let args = [
-        "--port", "0", "--tls-port", "PORT", "--tls-cert-file", &svid, "--tls-key-file", &key,
-        "--tls-ca-cert-file", &bundle, "--tls-auth-clients", "no", "--requirepass", "hunter2",
+        "--port",
+        "0",
+        "--tls-port",
+        "PORT",
+        "--tls-cert-file",
+        &svid,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &bundle,
+        "--tls-auth-clients",
+        "no",
+        "--requirepass",
+        "hunter2",
     ];
     let Some(redis) = Redis::start(&args).await else {
         return;
@@ -492,8 +525,7 @@ async fn the_store_is_reached_by_tls_that_the_given_authorities_vouch_for_and_no
     two.until_answered(403).await;
     let refused = Member::launch(&store(&path("other.pem")), POLICY).await;
     let told = eventually("the refusal", || async {
-        let status = refused.sidecar.admin_get("/status").await?.json();
-        Some(status["signal_store"]["error"].as_str()?.to_owned())
+        Some(refused.store().await["error"].as_str()?.to_owned())
     });
     let told = told.await;
     assert!(told.contains("the TLS handshake failed"), "{told}");

@@ -14,6 +14,7 @@ use crate::moment::moment;
 #[derive(Debug)]
 pub(crate) struct StoreHealth {
     url: String,
+    server: String,
     fleet_wide: Vec<&'static str>,
     /// How long the first reading may keep us from being ready.
     patience: Duration,
@@ -49,7 +50,8 @@ pub(crate) struct StoreStatus {
 
 impl StoreHealth {
     pub(super) fn new(config: &SignalStoreConfig, metrics: StoreMetrics) -> Self {
-        metrics.connected(false);
+        let server = config.url.address.to_string();
+        metrics.connected(&server, false);
         let state = State {
             connected: false,
             ever: false,
@@ -59,6 +61,7 @@ impl StoreHealth {
         };
         Self {
             url: config.url.to_string(),
+            server,
             fleet_wide: config
                 .fleet_wide
                 .iter()
@@ -102,7 +105,7 @@ impl StoreHealth {
             state.connected = true;
             state.since = now;
             state.error = None;
-            self.metrics.connected(true);
+            self.metrics.connected(&self.server, true);
             if state.ever {
                 self.metrics.reconnected();
             }
@@ -120,7 +123,7 @@ impl StoreHealth {
         if state.connected {
             state.connected = false;
             state.since = SystemTime::now();
-            self.metrics.connected(false);
+            self.metrics.connected(&self.server, false);
         }
         if news {
             tracing::warn!(

@@ -1,4 +1,4 @@
-//! What is measured of the store. Nothing is shown where there is none.
+//! What is measured of the store.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -21,31 +21,34 @@ struct KindLabels {
     kind: &'static str,
 }
 
-/// No labels; a family of them has no series before it is used.
-type Nothing = Vec<(String, String)>;
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    /// Host and port.
+    server: String,
+}
 
-/// The metrics. Cheap to clone.
+/// The metrics. Cheap to clone. Where there is no store, none is shown as not connected.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreMetrics {
-    connected: Family<Nothing, Gauge>,
-    reconnects: Family<Nothing, Counter>,
+    connected: Family<ServerLabels, Gauge>,
+    reconnects: Counter,
     changes: Family<DirectionLabels, Counter>,
-    unfit: Family<Nothing, Counter>,
+    unfit: Counter,
     errors: Family<KindLabels, Counter>,
-    reconciled: Family<Nothing, Histogram>,
-    counted: Family<Nothing, Gauge>,
+    reconciled: Histogram,
+    counted: Gauge,
 }
 
 impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
             connected: Family::default(),
-            reconnects: Family::default(),
+            reconnects: Counter::default(),
             changes: Family::default(),
-            unfit: Family::default(),
+            unfit: Counter::default(),
             errors: Family::default(),
-            reconciled: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            counted: Family::default(),
+            reconciled: Histogram::new(BUCKETS),
+            counted: Gauge::default(),
         }
     }
 }
@@ -90,17 +93,14 @@ impl StoreMetrics {
         );
     }
 
-    pub(super) fn connected(&self, connected: bool) {
-        self.connected
-            .get_or_create(&Vec::new())
-            .set(i64::from(connected));
-        // So that they are shown from the start.
-        drop(self.reconnects.get_or_create(&Vec::new()));
-        drop(self.unfit.get_or_create(&Vec::new()));
+    pub(super) fn connected(&self, server: &str, connected: bool) {
+        let server = server.to_owned();
+        let gauge = self.connected.get_or_create_owned(&ServerLabels { server });
+        gauge.set(i64::from(connected));
     }
 
     pub(super) fn reconnected(&self) {
-        self.reconnects.get_or_create(&Vec::new()).inc();
+        self.reconnects.inc();
     }
 
     pub(super) fn sent(&self, changes: u64) {
@@ -116,7 +116,7 @@ impl StoreMetrics {
     }
 
     pub(super) fn unfit(&self) {
-        self.unfit.get_or_create(&Vec::new()).inc();
+        self.unfit.inc();
     }
 
     pub(super) fn error(&self, kind: &'static str) {
@@ -125,8 +125,7 @@ impl StoreMetrics {
 
     pub(super) fn reconciled(&self, principals: usize, took: Duration) {
         let count = i64::try_from(principals).unwrap_or(i64::MAX);
-        self.counted.get_or_create(&Vec::new()).set(count);
-        let histogram = self.reconciled.get_or_create(&Vec::new());
-        histogram.observe(took.as_secs_f64());
+        self.counted.set(count);
+        self.reconciled.observe(took.as_secs_f64());
     }
 }
