@@ -97,7 +97,9 @@ impl Counts {
         let now_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         let mut count = 0;
         for batch in active.chunks(BATCH) {
-            let turns: Vec<Turn> = batch.iter().map(|one| self.turn(one, now_ms)).collect();
+            let now = Instant::now();
+            let turns = batch.iter().map(|one| self.turn(one, now_ms, now));
+            let turns: Vec<Turn> = turns.collect();
             let fields: Vec<Fields> = asker.ask_all(&self.asking(&turns)).await?;
             let now = Instant::now();
             for (turn, fields) in turns.iter().zip(&fields) {
@@ -132,8 +134,7 @@ impl Counts {
     }
 
     /// What one principal's turn is at a time by the server's clock.
-    fn turn(&mut self, behaviour: &Arc<Behaviour>, now_ms: u64) -> Turn {
-        let now = Instant::now();
+    fn turn(&mut self, behaviour: &Arc<Behaviour>, now_ms: u64, now: Instant) -> Turn {
         let counts = |signal: &Signal| behaviour.local(*signal, now);
         let counts: Vec<u64> = self.signals.iter().map(counts).collect();
         let name = behaviour.principal();
@@ -236,4 +237,175 @@ impl Counts {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StoreUrl;
+    use proptest::prelude::*;
+    use wayleave_authz::Resource;
+    use wayleave_authz::signals::SignalSet;
+
+    const CART: &str = "spiffe://shop.example/ns/web/sa/cart";
+    const LIMIT: i64 = 30;
+    const STEP: u64 = 50;
+    const EVERY: u64 = 1_000;
+
+    fn counts() -> Counts {
+        let config = SignalStoreConfig {
+            url: StoreUrl {
+                tls: false,
+                address: crate::config::host_port("127.0.0.1:1").unwrap(),
+                user: None,
+                password: None,
+                database: 0,
+            },
+            password_file: None,
+            ca_file: None,
+            prefix: "p:".to_owned(),
+            timeout: Duration::from_secs(1),
+            fleet_wide: vec![Signal::CallsPerMinute, Signal::CallsPerHour],
+            reconcile_every: Duration::from_millis(EVERY),
+        };
+        Counts::new(&config, "p:count:")
+    }
+
+    /// One sidecar of a fleet, whose store is a table.
+    struct Member {
+        principals: Principals,
+        counts: Counts,
+        /// When within `EVERY` its rounds are.
+        phase: u64,
+        calls: Vec<u64>,
+    }
+
+    impl Member {
+        fn new(phase: u64) -> Self {
+            Self {
+                principals: Principals::new(16),
+                counts: counts(),
+                phase,
+                calls: Vec::new(),
+            }
+        }
+
+        /// Whether a call is let through.
+        fn call(&mut self, at: u64, now: Instant) -> bool {
+            let reads = SignalSet::EMPTY.with(Signal::CallsPerMinute);
+            let resource = Resource {
+                service: "orders",
+                host: "orders",
+                path: "/",
+                template: None,
+                port: 443,
+                documented: false,
+            };
+            let behaviour = self.principals.of(CART);
+            let (_, values) = behaviour.begin(reads, &resource, None, now);
+            self.calls.push(at);
+            values.value(Signal::CallsPerMinute) <= LIMIT
+        }
+
+        fn round(&mut self, store: &mut Fields, at: u64, now: Instant) {
+            let behaviour = self.principals.of(CART);
+            let counted = self.counts.turn(&behaviour, at, now);
+            let own = self.counts.own.clone().into_bytes();
+            match counted.write {
+                Write::Nothing => {}
+                Write::Counts(line) => drop(store.insert(own, line.into_bytes())),
+                Write::Remove => drop(store.remove(&own)),
+            }
+            self.counts.hear(&behaviour, store, at, now);
+        }
+
+        /// The most that it counted within `EVERY`.
+        fn most(&self) -> usize {
+            let within = |from: u64| {
+                let within = self
+                    .calls
+                    .iter()
+                    .filter(|at| (from..=from + EVERY).contains(at));
+                within.count()
+            };
+            self.calls
+                .iter()
+                .map(|from| within(*from))
+                .max()
+                .unwrap_or_default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_fleet_lets_through_what_one_counts_in_an_interval_for_each_other_one_and_no_more(
+            phases in prop::collection::vec(0..EVERY / 2 / STEP, 2..5),
+            calls in prop::collection::vec((any::<prop::sample::Index>(), 0..6_u64), 0..400),
+        ) {
+            let start = Instant::now();
+            let mut fleet: Vec<_> = phases.iter().map(|p| Member::new(p * STEP)).collect();
+            let (mut store, mut at, mut through) = (Fields::new(), 0, 0);
+            for (who, pause) in calls {
+                for _ in 0..pause {
+                    at += STEP;
+                    let now = start + Duration::from_millis(at);
+                    for member in &mut fleet {
+                        if at % (EVERY / 2) == member.phase {
+                            member.round(&mut store, at, now);
+                        }
+                    }
+                }
+                // All within one window, so that every call counts.
+                prop_assume!(at < 59_000);
+                let who = who.index(fleet.len());
+                let now = start + Duration::from_millis(at);
+                through += i64::from(fleet[who].call(at, now));
+            }
+            let most = fleet.iter().map(Member::most).max().unwrap_or_default();
+            let bound = LIMIT + (fleet.len() as i64 - 1) * most as i64;
+            prop_assert!(through <= bound, "{through} of {bound}");
+        }
+    }
+
+    #[test]
+    fn what_others_count_is_summed_and_what_is_too_old_or_no_count_is_not() {
+        let counts = counts();
+        let now_ms = 10_000_000;
+        let field = |name: &str, value: String| (name.as_bytes().to_vec(), value.into_bytes());
+        let fields = Fields::from([
+            field(&counts.own, format!("{now_ms} calls_per_minute=100")),
+            field(
+                "a",
+                format!("{} calls_per_minute=7 calls_per_hour=9", now_ms - 59_999),
+            ),
+            field("b", format!("{now_ms} calls_per_hour=2 calls_per_minute=5")),
+            field(
+                "old",
+                format!("{} calls_per_minute=40 calls_per_hour=3", now_ms - 60_000),
+            ),
+            field("junk", "x calls_per_minute=1".to_owned()),
+            field("less", format!("{now_ms} calls_per_minute=-1")),
+        ]);
+        assert_eq!(counts.others(Signal::CallsPerMinute, &fields, now_ms), 12);
+        assert_eq!(counts.others(Signal::CallsPerHour, &fields, now_ms), 14);
+    }
+
+    #[test]
+    fn a_count_is_told_when_it_changes_or_would_grow_too_old_and_taken_back_when_it_is_nought() {
+        let mut counts = counts();
+        let told = Write::Counts("5 calls_per_minute=1 calls_per_hour=1".to_owned());
+        assert_eq!(counts.write(CART, vec![1, 1], 5), told);
+        assert_eq!(counts.write(CART, vec![1, 1], 6), Write::Nothing);
+        assert!(matches!(
+            counts.write(CART, vec![2, 2], 7),
+            Write::Counts(_)
+        ));
+        assert_eq!(counts.write(CART, vec![2, 2], 30_006), Write::Nothing);
+        assert!(matches!(
+            counts.write(CART, vec![2, 2], 30_007),
+            Write::Counts(_)
+        ));
+        assert_eq!(counts.write(CART, vec![0, 0], 30_008), Write::Remove);
+        assert_eq!(counts.write(CART, vec![0, 0], 30_009), Write::Nothing);
+    }
 }
