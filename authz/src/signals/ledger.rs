@@ -50,7 +50,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Makes a change.
     pub(super) fn apply(&mut self, change: &Change) -> Result<Merged, StandingError> {
-        let of_principal = |principal: &Box<str>| Concerned::Principal(principal.clone());
+        let of_principal = |principal: &str| Concerned::Principal(principal.into());
         let (told, concerned) = match change {
             Change::Quarantined(new) => (self.quarantine(new)?, of_principal(&new.principal)),
             Change::Released { principal, origin } => {
