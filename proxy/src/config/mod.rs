@@ -46,6 +46,7 @@ pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use secret::Secret;
 pub use signal_store::{SignalStoreConfig, StoreUrl};
 pub use signals::SignalsConfig;
+pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;

@@ -163,6 +163,11 @@ impl Entry {
         self.counting.as_ref()
     }
 
+    /// The signals that it was decided by, where policies read some.
+    pub(crate) fn signals(&self) -> Option<&SignalValues> {
+        self.record.as_ref()?.signals.as_deref()
+    }
+
     /// Notes that a gRPC call was answered with a status other than OK.
     pub(crate) fn grpc_failed(&mut self) {
         self.edit(|record| record.grpc_failed = true);

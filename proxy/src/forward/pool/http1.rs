@@ -59,7 +59,7 @@ impl Slot {
                     Err(error) => return Err(Unanswered::unsent(error, request)),
                 },
             };
-            let stale = idle_for.is_some_and(|time| time > FRESH);
+            let stale = idle_for.is_some_and(|time| time > FRESH || self.is_wary());
             let spare = (stale && request.method().is_idempotent())
                 .then(|| copy(&request))
                 .flatten();
@@ -70,6 +70,9 @@ impl Slot {
                 }
                 Err(error) => error,
             };
+            if idle_for.is_some() {
+                self.found_dead();
+            }
             // Closed before a byte was sent, or safe to send again.
             let unsent = error.take_message();
             match (unsent, spare, idle_for) {
