@@ -118,7 +118,8 @@ impl StoreHealth {
     pub(super) fn lost(&self, error: &StoreError) {
         self.metrics.error(error.kind());
         let mut state = self.lock();
-        let told = error.to_string();
+        // The server's words, in part.
+        let told = error.to_string().escape_debug().to_string();
         let news = state.connected || state.error.as_ref() != Some(&told);
         if state.connected {
             state.connected = false;

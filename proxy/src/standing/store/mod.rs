@@ -43,6 +43,8 @@ const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(10);
 /// How many messages are taken before others have their turn.
 const AT_ONCE: usize = 64;
+/// How much is told of why, in characters.
+const TOLD: usize = 200;
 /// How often it is told that something in the store is no change.
 const TELL_UNFIT: Duration = Duration::from_secs(60);
 
@@ -111,8 +113,10 @@ impl Store {
         let mut counts = Counts::new(&self.config, &self.names.counts);
         let mut wait = SOONEST;
         loop {
+            let began = Instant::now();
             let error = self.share(&mut counts).await;
-            if self.health.is_connected() {
+            // One that is refused something would otherwise come back at once for ever.
+            if began.elapsed() > LATEST {
                 wait = SOONEST;
             }
             self.standing.principals().set_stale(true);
@@ -229,7 +233,14 @@ impl Store {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= TELL_UNFIT) {
             *last = Some(Instant::now());
-            tracing::warn!(%error, what, "something in the signal store is no change; it is ignored");
+            // Written by a stranger, in part.
+            let error: String = error.to_string().chars().take(TOLD).collect();
+            let error = error.escape_debug().to_string();
+            tracing::warn!(
+                error,
+                what,
+                "something in the signal store is no change; it is ignored"
+            );
         }
     }
 }
