@@ -55,6 +55,7 @@ mod sidecar {
     mod small_frames;
     mod standing;
     mod status;
+    mod store;
     mod streams;
     mod tcp;
     mod tcp_clients;

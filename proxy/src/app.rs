@@ -31,6 +31,7 @@ use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::review::Changes;
 use crate::sockets::{PassedSocket, Sockets};
 use crate::standing::control::{Control, ControlError};
+use crate::standing::store::{SetupError, Store};
 use crate::standing::{Journal, JournalError, Standing, watch_signals};
 use crate::worker::Workers;
 
@@ -83,6 +84,9 @@ pub(crate) enum StartError {
     /// The admin socket cannot be had.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The store of a fleet cannot be connected to, ever.
+    #[error(transparent)]
+    Store(#[from] SetupError),
 }
 
 /// Why a running sidecar does not change; it stays as it is.
@@ -153,6 +157,11 @@ impl Sidecar {
         let policies = Policies::start(loaded, &metrics);
         let changes = Arc::clone(policies.feeds.changes());
         let standing = standing(&signals, &changes, &metrics)?;
+        let store = signals
+            .store
+            .clone()
+            .map(|config| Store::new(config, &standing, metrics.standing().store().clone()));
+        let store = store.transpose()?;
         let control = control.as_deref().map(Control::bind).transpose()?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let fleet = Fleet {
@@ -181,6 +190,10 @@ impl Sidecar {
             tokio::spawn(changes.reauthorize(every));
         }
         tokio::spawn(Arc::clone(&standing).watch_clock());
+        let shared = store.as_ref().map(Store::health);
+        if let Some(store) = store {
+            tokio::spawn(store.run());
+        }
         if let Some(control) = control {
             tokio::spawn(control.run(standing));
         }
@@ -210,6 +223,7 @@ impl Sidecar {
             recent,
             shutdown: shutdown.clone(),
             upstreams,
+            store: shared,
         };
         admin.open(service)?;
         let mut probing = None;

@@ -184,6 +184,19 @@ impl Signal {
         }
     }
 
+    /// Whether what several sidecars count of one principal can be added up: what happens within
+    /// a window, of the principal as a whole. What is distinct at each of two may be the same.
+    #[must_use]
+    pub const fn is_summable(self) -> bool {
+        matches!(
+            self.rate(),
+            Some(Rate {
+                endpoint: false,
+                ..
+            })
+        )
+    }
+
     pub(crate) const fn kind(self) -> Kind {
         match self {
             Self::FirstContact | Self::Stale => Kind::Bool,

@@ -17,6 +17,7 @@ use crate::admin::{
 use crate::config;
 use crate::forward::EndpointStatus;
 use crate::moment::span;
+use crate::standing::store::StoreStatus;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,7 +109,26 @@ fn render(status: &Status) -> String {
         destination(&mut text, each);
     }
     load(&mut text, &status.load);
+    if let Some(store) = &status.signal_store {
+        signal_store(&mut text, store);
+    }
     text
+}
+
+fn signal_store(text: &mut String, store: &StoreStatus) {
+    text.push_str("\nsignal store\n");
+    field(text, "server", &store.url);
+    let state = match (store.connected, &store.error) {
+        (true, _) => format!("connected since {}", store.since),
+        (false, None) => "NOT CONNECTED yet".to_owned(),
+        (false, Some(why)) => {
+            format!("NOT CONNECTED since {}: {}", store.since, harmless(why))
+        }
+    };
+    field(text, "state", &state);
+    if !store.fleet_wide.is_empty() {
+        field(text, "fleet-wide", &store.fleet_wide.join(", "));
+    }
 }
 
 fn load(text: &mut String, load: &LoadStatus) {

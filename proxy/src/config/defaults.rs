@@ -63,6 +63,9 @@ pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) const MAX_PRINCIPALS: usize = 100_000;
+pub(super) const STORE_PREFIX: &str = "wayleave:";
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);

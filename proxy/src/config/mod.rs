@@ -19,6 +19,8 @@ mod raw;
 mod reader;
 mod resilience;
 mod scalar;
+mod secret;
+mod signal_store;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,8 @@ pub use resilience::{
     Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
 };
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
+pub use secret::Secret;
+pub use signal_store::{SignalStoreConfig, StoreUrl};
 pub use signals::SignalsConfig;
 pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};

@@ -237,6 +237,19 @@ pub(super) struct RawSignals {
     pub(super) state_dir: Option<Field>,
     pub(super) max_principals: Option<Field>,
     pub(super) reauthorize_every: Option<Field>,
+    pub(super) store: Option<Section<RawSignalStore>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSignalStore {
+    pub(super) url: Option<Field>,
+    pub(super) password_file: Option<Field>,
+    pub(super) ca_file: Option<Field>,
+    pub(super) prefix: Option<Field>,
+    pub(super) timeout: Option<Field>,
+    pub(super) fleet_wide: Option<Section<Vec<Field>>>,
+    pub(super) reconcile_every: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::defaults as default;
 use super::raw::RawSignals;
 use super::scalar;
+use super::signal_store::SignalStoreConfig;
 use super::validate::Validator;
 
 const PRINCIPALS: RangeInclusive<u64> = 16..=10_000_000;
@@ -23,6 +24,8 @@ pub struct SignalsConfig {
     pub max_principals: usize,
     /// How often what is open is decided again without a reason; 1 s to 1 d, never by default.
     pub reauthorize_every: Option<Duration>,
+    /// The server that a fleet shares; none where each sidecar is for itself.
+    pub store: Option<SignalStoreConfig>,
 }
 
 impl Default for SignalsConfig {
@@ -31,6 +34,7 @@ impl Default for SignalsConfig {
             state_dir: None,
             max_principals: default::MAX_PRINCIPALS,
             reauthorize_every: None,
+            store: None,
         }
     }
 }
@@ -48,10 +52,12 @@ impl Validator<'_> {
         let reauthorize_every = self.maybe(raw.reauthorize_every, |node| {
             scalar::duration(node, &PERIOD)
         });
+        let store = self.signal_store(raw.store.as_ref());
         Some(SignalsConfig {
             state_dir: state_dir?,
             max_principals: max_principals?,
             reauthorize_every: reauthorize_every?,
+            store: store?,
         })
     }
 }
