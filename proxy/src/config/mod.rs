@@ -19,12 +19,15 @@ mod raw;
 mod reader;
 mod resilience;
 mod scalar;
+mod signals;
+mod ssf;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod upstream;
 mod validate;
 mod values;
+mod web_url;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -39,6 +42,12 @@ pub use problem::{ConfigErrors, Problem};
 pub use resilience::{
     Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
 };
+pub use signals::SignalsConfig;
+pub use ssf::{
+    Algorithm, JwksSource, MappedSubject, OnNoncompliant, PollConfig, PushConfig, PushTls, SubjectName,
+    TransmitterConfig,
+};
+pub use web_url::{WebUrl, WebUrlError};
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
@@ -73,6 +82,8 @@ pub struct Config {
     /// How long everything is served after readiness has become false and before the listeners
     /// close; 0 s to 5 min, 0 s by default.
     pub drain_delay: Duration,
+    /// What the rest of the organisation tells about callers.
+    pub signals: SignalsConfig,
 }
 
 /// Who the sidecar is, and whom it trusts.

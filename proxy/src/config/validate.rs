@@ -60,6 +60,7 @@ impl Validator<'_> {
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
         let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let drain_delay = self.time(raw.drain_delay, default::DRAIN_DELAY, &DRAIN_DELAY);
+        let signals = self.signals(raw, listeners.as_ref(), admin.as_ref(), probes.as_ref());
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {
@@ -74,6 +75,7 @@ impl Validator<'_> {
             drain_timeout: drain_timeout?,
             probes: probes?,
             drain_delay: drain_delay?,
+            signals: signals?,
         })
     }
 
