@@ -51,7 +51,9 @@ mod sidecar {
     mod reload;
     mod retries;
     mod revocation;
+    mod signals;
     mod small_frames;
+    mod standing;
     mod status;
     mod streams;
     mod tcp;

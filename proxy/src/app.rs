@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,12 @@ use wayleave_certs::IdentityReader;
 use wayleave_certs::tls::{FipsError, check_fips};
 
 use crate::admin::{Admin, Loads, Started};
-use crate::config::{MaxMemory, ProbesConfig};
+use crate::config::{MaxMemory, ProbesConfig, SignalsConfig};
 use crate::config_loads::ConfigLoads;
 use crate::control_doors::{AdminDoor, ProbesDoor, ProbesStep};
 use crate::drain::{DrainTimes, Shutdown};
 use crate::fleet::Fleet;
-use crate::listeners::{Changes, ListenerConfig, Listeners, Plan, PlanError};
+use crate::listeners::{self, ListenerConfig, Listeners, Plan, PlanError};
 use crate::memory::Memory;
 use crate::outbound::guard::Own;
 use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
@@ -27,7 +28,11 @@ use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
+use crate::review::Changes;
 use crate::sockets::{PassedSocket, Sockets};
+use crate::ssf::{self, Effects, SsfError};
+use crate::standing::control::{Control, ControlError};
+use crate::standing::{Journal, JournalError, Standing, watch_signals};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -52,6 +57,10 @@ pub(crate) struct Start {
     pub sockets: Sockets,
     /// What became of the configuration file, where there is one.
     pub config: Option<Arc<ConfigLoads>>,
+    /// How the behaviour of principals is followed.
+    pub signals: SignalsConfig,
+    /// Where operators start and lift quarantines.
+    pub control: Option<PathBuf>,
 }
 
 /// Why a sidecar did not start. Each is the user's to mend: exit status 2.
@@ -69,6 +78,15 @@ pub(crate) enum StartError {
     /// The system refused a thread or a runtime.
     #[error("the system refuses a thread or socket: {0}")]
     System(#[from] io::Error),
+    /// What is known against principals cannot be read or kept.
+    #[error(transparent)]
+    Standing(#[from] JournalError),
+    /// Security events cannot be received.
+    #[error(transparent)]
+    Ssf(#[from] SsfError),
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Control(#[from] ControlError),
 }
 
 /// Why a running sidecar does not change; it stays as it is.
@@ -102,6 +120,7 @@ pub(crate) struct Sidecar {
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     writer: Writer,
+    ssf: ssf::Receiver,
 }
 
 /// The policies in force, and what keeps them so.
@@ -129,12 +148,17 @@ impl Sidecar {
             max_memory,
             mut sockets,
             config,
+            signals,
+            control,
         } = start;
         check_fips()?;
         let started = Started::now();
         let metrics = Arc::new(Metrics::new());
         let loaded = policies.open().map_err(StartError::Policies)?;
         let policies = Policies::start(loaded, &metrics);
+        let changes = Arc::clone(policies.feeds.changes());
+        let standing = standing(&signals, &changes, &metrics)?;
+        let control = control.as_deref().map(Control::bind).transpose()?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let fleet = Fleet {
             identity: identity.clone(),
@@ -142,8 +166,9 @@ impl Sidecar {
             recorder: Recorder::new(Arc::clone(&queue)),
             memory: Arc::new(Memory::with_limit(max_memory)),
             shutdown: Shutdown::default(),
-            workers: Workers::start(workers, policies.feeds.changes())?,
-            changes: Arc::clone(policies.feeds.changes()),
+            workers: Workers::start(workers, &changes)?,
+            changes: Arc::clone(&changes),
+            standing: Arc::clone(&standing),
             control: Handle::current(),
             upstreams: Arc::default(),
             own: Own::default(),
@@ -153,15 +178,27 @@ impl Sidecar {
         let memory = Arc::clone(&fleet.memory);
         let upstreams = Arc::clone(&fleet.upstreams);
         tokio::spawn(Arc::clone(&memory).watch());
-        let clock = Arc::clone(policies.feeds.changes());
-        tokio::spawn(clock.watch_clock(policies.feeds.subscribe()));
+        tokio::spawn(Arc::clone(&changes).watch_clock(policies.feeds.subscribe()));
+        let lives = fleet.workers.seats().map(|seat| Arc::clone(seat.live()));
+        let feed = policies.feeds.subscribe();
+        tokio::spawn(watch_signals(feed, lives.collect(), Arc::clone(&changes)));
+        if let Some(every) = signals.reauthorize_every {
+            tokio::spawn(changes.reauthorize(every));
+        }
+        tokio::spawn(Arc::clone(&standing).watch_clock());
+        if let Some(control) = control {
+            tokio::spawn(control.run(Arc::clone(&standing)));
+        }
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
         let admin = AdminDoor::bind(admin, &mut sockets).map_err(PlanError::from)?;
         let probes = ProbesStep::plan(probes, None, &mut sockets).map_err(PlanError::from)?;
+        let effects: Arc<dyn Effects> = standing;
+        let ssf = ssf::Opened::new(&signals, &effects, &metrics, &mut sockets)?;
         // SECURITY: before anything is served that could connect there.
-        own.add([admin.address].into_iter().chain(probes.address()));
+        let others = [admin.address].into_iter().chain(probes.address());
+        own.add(others.chain(ssf.addresses()));
         let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
         listeners.apply(plan, None::<fn()>, Duration::ZERO);
         admin.tell(&listeners);
@@ -181,10 +218,12 @@ impl Sidecar {
             recent,
             shutdown: shutdown.clone(),
             upstreams,
+            ssf: ssf.told(),
         };
         admin.open(service)?;
         let mut probing = None;
         probes.apply(&mut probing, &metrics)?;
+        let ssf = ssf.run()?;
         Ok(Self {
             listeners,
             sockets,
@@ -194,6 +233,7 @@ impl Sidecar {
             metrics,
             shutdown,
             writer,
+            ssf,
         })
     }
 
@@ -249,7 +289,7 @@ impl Sidecar {
     }
 
     /// Puts a change in force. What is open under the old configuration has `limit` to finish.
-    pub(crate) fn apply(&mut self, prepared: Prepared, limit: Duration) -> Changes {
+    pub(crate) fn apply(&mut self, prepared: Prepared, limit: Duration) -> listeners::Changes {
         let Prepared {
             plan,
             probes,
@@ -263,7 +303,7 @@ impl Sidecar {
         }
         let probing = self.probes.as_ref().map(|probes| probes.address);
         let others = [self.admin.address].into_iter().chain(probing);
-        self.listeners.tell_own(others);
+        self.listeners.tell_own(others.chain(self.ssf.addresses()));
         self.admin.tell(&self.listeners);
         changes
     }
@@ -283,12 +323,14 @@ impl Sidecar {
         if let Some(probes) = &self.probes {
             sockets.push(probes.socket()?);
         }
+        sockets.extend(self.ssf.sockets()?);
         Ok(sockets)
     }
 
     /// Leaves probes, status and metrics to the process that has taken our place.
     pub(crate) fn leave_to_successor(&self) {
         self.admin.close();
+        self.ssf.close();
         if let Some(probes) = &self.probes {
             probes.close();
         }
@@ -328,6 +370,21 @@ impl Policies {
         self.reloader.abort();
         self.reloader = run(loaded, &self.feeds, &self.loads, metrics);
     }
+}
+
+/// What is known against principals, as the state directory remembers it.
+fn standing(
+    config: &SignalsConfig,
+    changes: &Arc<Changes>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<Standing>, JournalError> {
+    let remembered = config.state_dir.as_deref().map(Journal::open).transpose()?;
+    Ok(Arc::new(Standing::new(
+        config.max_principals,
+        Arc::clone(changes),
+        Arc::clone(metrics),
+        remembered,
+    )))
 }
 
 fn run(

@@ -2,6 +2,8 @@
 //! cause to a status and a reason code. HTTP callers get an RFC 9457 problem document,
 //! gRPC callers trailers only. Policy text never leaves; the decision id finds it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -104,8 +106,13 @@ impl Denial {
         denial
     }
 
-    /// Policy said no. `show_reason` lets the deciding policy's `@reason` out.
-    pub(crate) fn by_policy(entry: Entry, show_reason: bool) -> Self {
+    /// Policy said no. `show_reason` lets the deciding policy's `@reason` out; `retry_after` is when
+    /// it would not say so any more, where that is known.
+    pub(crate) fn by_policy(
+        entry: Entry,
+        show_reason: bool,
+        retry_after: Option<Duration>,
+    ) -> Self {
         let obligations = entry.obligations();
         let status = obligations
             .status
@@ -115,12 +122,23 @@ impl Denial {
         let detail = reason.unwrap_or("the policy of this service does not allow this call");
         let reason_code = entry.reason_code();
         let mut denial = Self::new(entry, status, reason_code, detail);
-        if matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
-            denial.retry_after = Some(1);
-        }
+        denial.retry_after = is_for_now(status).then(|| retry_after.map_or(1, whole_seconds));
+        denial
+    }
+
+    /// The caller, or its SVID, is revoked.
+    pub(crate) fn revoked(entry: Entry) -> Self {
+        let detail = "this caller is revoked";
+        Self::new(entry, StatusCode::FORBIDDEN, "revoked", detail)
+    }
+
+    /// The caller is in quarantine for so long. `status` is that of the policy which put it there.
+    pub(crate) fn quarantined(entry: Entry, status: Option<u16>, left: Duration) -> Self {
+        let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.unwrap_or(StatusCode::FORBIDDEN);
+        let detail = "this caller is in quarantine";
+        let mut denial = Self::new(entry, status, "quarantined", detail);
+        denial.retry_after = is_for_now(status).then(|| whole_seconds(left));
         denial
     }
 
@@ -255,4 +273,18 @@ impl Denial {
         }
         response
     }
+}
+
+/// Whether a status says that a later attempt may fare otherwise.
+fn is_for_now(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// Rounded up: who waits so long has waited long enough.
+fn whole_seconds(time: Duration) -> u32 {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
 }

@@ -32,6 +32,7 @@ use crate::outbound::{Kind, Outbound};
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
 use crate::review::Changes;
+use crate::standing::Standing;
 use crate::worker::{Seat, Workers};
 
 /// What every listener serves with.
@@ -49,6 +50,8 @@ pub(crate) struct Fleet {
     pub(crate) upstreams: Arc<Upstreams>,
     /// Where this sidecar listens itself.
     pub(crate) own: Own,
+    /// What is known against principals.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// What a gate is made from, whichever way calls go.
@@ -227,6 +230,7 @@ impl Fleet {
                 show_reason: plan.show_reason,
                 changes: Arc::clone(&self.changes),
                 live: Arc::clone(seat.live()),
+                standing: Arc::clone(&self.standing),
             }),
             routes: plan.ways.at(seat),
             is_proxy: plan.is_proxy,

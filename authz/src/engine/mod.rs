@@ -30,6 +30,7 @@ use crate::{
     problem::{LoadErrors, Source},
     reference::{self as cedar_facts, Translator},
     schema,
+    signals::{SignalLimits, SignalSet},
     snapshot::Snapshot,
     stack,
 };
@@ -52,7 +53,7 @@ pub struct Inputs {
 /// use std::{net::IpAddr, time::SystemTime};
 /// use wayleave_authz::{
 ///     Action, Context, Direction, Engine, Facts, Inputs, NoClaims, NoHeaders, PolicyFile,
-///     Principal, Resource,
+///     Principal, Resource, signals::SignalValues,
 /// };
 ///
 /// let engine = Engine::load(&Inputs {
@@ -92,6 +93,7 @@ pub struct Inputs {
 ///         headers: &NoHeaders,
 ///         claims: &NoClaims,
 ///         rpc: None,
+///         signals: &SignalValues::NONE,
 ///     },
 /// });
 /// assert!(decision.is_allow());
@@ -110,6 +112,7 @@ pub struct Engine {
     headers_read: Box<[Box<str>]>,
     reads_query: bool,
     flips: Flips,
+    signal_limits: SignalLimits,
     translator: Translator,
     /// The snapshot as Cedar has it, for policies that are left to Cedar. Made at load where
     /// there are such policies; none where it cannot be made.
@@ -215,6 +218,25 @@ impl Engine {
         let now = now.duration_since(UNIX_EPOCH).ok()?;
         let next = self.flips.next(i64::try_from(now.as_millis()).ok()?)?;
         Some(UNIX_EPOCH + Duration::from_millis(u64::try_from(next).ok()?))
+    }
+
+    /// The signals that policies read.
+    #[must_use]
+    pub fn signals_read(&self) -> SignalSet {
+        self.signal_limits.read()
+    }
+
+    /// What policies compare signals with: a call that is open is to be decided again when one
+    /// passes such a limit.
+    #[must_use]
+    pub fn signal_limits(&self) -> &SignalLimits {
+        &self.signal_limits
+    }
+
+    /// A deny that no policy made, and that audit mode does not waive.
+    #[must_use]
+    pub fn refuse(&self, reason: ReasonCode) -> Decision {
+        Tally::default().decision(&self.names, Some(reason))
     }
 
     /// Every header that policies of this set could read, by lower-case name.

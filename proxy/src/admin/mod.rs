@@ -37,6 +37,7 @@ use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
+use crate::ssf::Told;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,6 +69,7 @@ pub(crate) struct Admin {
     pub(crate) recent: Arc<Recent>,
     pub(crate) shutdown: Shutdown,
     pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) ssf: Told,
 }
 
 impl Admin {
@@ -179,6 +181,9 @@ impl Admin {
         }
         if self.loads.failed_load().is_some() {
             warnings.push("policies_failed");
+        }
+        if self.ssf.is_failing() {
+            warnings.push("ssf_failing");
         }
         warnings
     }

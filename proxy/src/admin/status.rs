@@ -16,6 +16,7 @@ use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 use crate::record::metrics::Metrics;
+use crate::ssf::TransmitterStatus;
 
 /// When the sidecar was started, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,9 @@ pub(crate) struct Status {
     pub(crate) listeners: Vec<Listening>,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) load: LoadStatus,
+    /// The transmitters of security events.
+    #[serde(default)]
+    pub(crate) ssf: Vec<TransmitterStatus>,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -287,6 +291,7 @@ impl Status {
             listeners: listeners(admin),
             destinations: admin.destinations.load().to_vec(),
             load: LoadStatus::of(&admin.load),
+            ssf: admin.ssf.statuses(),
         }
     }
 }

@@ -123,6 +123,8 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         workers: NonZeroUsize::MIN,
         sockets: Sockets::default(),
         config: None,
+        signals: config::SignalsConfig::default(),
+        control: None,
         probes: None,
         max_memory: config::MaxMemory::Auto,
     })

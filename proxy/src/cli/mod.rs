@@ -19,6 +19,7 @@ mod records;
 mod reload;
 mod report;
 mod run;
+mod standing;
 mod starter;
 mod status;
 mod test;
@@ -69,6 +70,12 @@ enum Command {
     Ready(ready::ReadyArgs),
     /// Show a running sidecar's identity, trust bundles, policies and listeners
     Status(status::StatusArgs),
+    /// List, start and lift quarantines at a running sidecar
+    Quarantine(standing::QuarantineArgs),
+    /// Revoke principals and SVIDs at a running sidecar, and take that back
+    Revoke(standing::RevokeArgs),
+    /// Tell a running sidecar how risky a principal is
+    Risk(standing::RiskArgs),
     /// Make a CA for development and tests, and issue X509-SVIDs with it
     Ca(ca::CaArgs),
     /// Look at an SVID, a trust bundle or a live peer, and say which rules it breaks
@@ -86,6 +93,9 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Ready(args) => ready::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Quarantine(args) => standing::quarantine(args),
+        Command::Revoke(args) => standing::revoke(args),
+        Command::Risk(args) => standing::risk(args),
         Command::Ca(args) => ca::run(args),
         Command::Inspect(args) => inspect::run(&args),
     }

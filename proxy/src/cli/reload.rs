@@ -204,16 +204,19 @@ impl Reloader {
 fn keep_what_stays(config: &mut Config, started: &Config) -> Vec<&'static str> {
     let (now, then) = (&config.runtime, &started.runtime);
     let keys = [
-        ("admin.listen", config.admin != started.admin),
+        ("admin.listen", config.admin.listen != started.admin.listen),
+        ("admin.socket", config.admin.socket != started.admin.socket),
         ("log.format", config.log.format != started.log.format),
         ("runtime.workers", now.workers != then.workers),
         ("runtime.max_memory", now.max_memory != then.max_memory),
         ("runtime.reuse_port", now.reuse_port != then.reuse_port),
         ("runtime.hand_over", now.hand_over != then.hand_over),
+        ("signals", config.signals != started.signals),
     ];
     config.admin = started.admin.clone();
     config.log.format = started.log.format;
     config.runtime = started.runtime.clone();
+    config.signals = started.signals.clone();
     let differ = keys.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(key, _)| key).collect()
 }

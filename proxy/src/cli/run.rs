@@ -117,6 +117,8 @@ async fn serve(
         max_memory: config.runtime.max_memory,
         sockets: handing.sockets(config.runtime.reuse_port),
         config: Some(Arc::clone(reloader.loads())),
+        signals: config.signals,
+        control: config.admin.socket,
     })
     .map_err(|error| start_failed(&error))?;
     sidecar.metrics().config_load(Some(0));
@@ -230,7 +232,10 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
         StartError::Policies(errors) => {
             report::problems(errors.problems().iter().map(|p| p as &dyn Diagnostic))
         }
-        StartError::Plan(_) => report::mistake(error),
+        StartError::Plan(_)
+        | StartError::Standing(_)
+        | StartError::Control(_)
+        | StartError::Ssf(_) => report::mistake(error),
         StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)

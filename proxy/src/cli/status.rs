@@ -17,6 +17,7 @@ use crate::admin::{
 use crate::config;
 use crate::forward::EndpointStatus;
 use crate::moment::span;
+use crate::ssf::TransmitterStatus;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,7 +109,28 @@ fn render(status: &Status) -> String {
         destination(&mut text, each);
     }
     load(&mut text, &status.load);
+    transmitters(&mut text, &status.ssf);
     text
+}
+
+fn transmitters(text: &mut String, all: &[TransmitterStatus]) {
+    if !all.is_empty() {
+        text.push_str("\ntransmitters of security events\n");
+    }
+    for one in all {
+        let stream = one.stream.as_deref().unwrap_or("not said");
+        let keys = count(one.keys, "key", "keys");
+        let _ = writeln!(text, "  {}  {keys}, stream {stream}", harmless(&one.name));
+        if let Some(last) = &one.last_event {
+            let _ = writeln!(text, "    {} {} ({})", last.at, last.event, last.result);
+        }
+        if let Some(refused) = &one.last_refusal {
+            let _ = writeln!(text, "    {} refused: {}", refused.at, refused.message);
+        }
+        for failure in &one.failures {
+            let _ = writeln!(text, "    FAILED {}", harmless(failure));
+        }
+    }
 }
 
 fn load(text: &mut String, load: &LoadStatus) {

@@ -62,6 +62,8 @@ pub(super) const TRUST_GRACE: Duration = Duration::from_secs(5);
 pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+pub(super) const MAX_PRINCIPALS: usize = 100_000;
+
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const CONNECTION_GRACE: Duration = Duration::from_secs(30);

@@ -42,18 +42,18 @@ pub use problem::{ConfigErrors, Problem};
 pub use resilience::{
     Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
 };
+pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use signals::SignalsConfig;
 pub use ssf::{
-    Algorithm, JwksSource, MappedSubject, OnNoncompliant, PollConfig, PushConfig, PushTls, SubjectName,
-    TransmitterConfig,
+    Algorithm, JwksSource, MappedSubject, OnNoncompliant, PollConfig, PushConfig, PushTls,
+    SubjectName, TransmitterConfig,
 };
-pub use web_url::{WebUrl, WebUrlError};
-pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;
 pub use wayleave_certs::workload_api::Endpoint;
 pub use wayleave_identity::{SpiffeIdPattern, TrustDomain};
+pub use web_url::{WebUrl, WebUrlError};
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub struct Config {
     /// How long everything is served after readiness has become false and before the listeners
     /// close; 0 s to 5 min, 0 s by default.
     pub drain_delay: Duration,
-    /// What the rest of the organisation tells about callers.
+    /// How the behaviour of principals is followed, and what is kept of it.
     pub signals: SignalsConfig,
 }
 
@@ -407,6 +407,8 @@ pub struct ProbeConfig {
 pub struct AdminConfig {
     /// A loopback address unless remote access was asked for; 127.0.0.1:15000 by default.
     pub listen: SocketAddr,
+    /// The unix socket at which operators start and lift quarantines; none by default.
+    pub socket: Option<PathBuf>,
 }
 
 /// What is logged, and where decisions are recorded.

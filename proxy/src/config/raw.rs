@@ -228,6 +228,16 @@ pub(super) struct RawLimits {
 pub(super) struct RawAdmin {
     pub(super) listen: Option<Field>,
     pub(super) allow_remote: Option<Field>,
+    pub(super) socket: Option<Field>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSignals {
+    pub(super) state_dir: Option<Field>,
+    pub(super) max_principals: Option<Field>,
+    pub(super) reauthorize_every: Option<Field>,
+    pub(super) ssf: Option<Section<Vec<Section<RawTransmitter>>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -261,13 +271,6 @@ pub(super) struct RawProbe {
     pub(super) path: Option<Field>,
     pub(super) upstream: Option<Field>,
     pub(super) upstream_path: Option<Field>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawSignals {
-    pub(super) ssf: Option<Section<Vec<Section<RawTransmitter>>>>,
-    pub(super) state_dir: Option<Field>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -207,10 +207,9 @@ impl Validator<'_> {
         });
         let known = trust_domains.as_ref().and_then(Option::as_deref);
         let subjects = self.subjects(raw, known);
-        let on_noncompliant =
-            self.optional(raw.on_noncompliant, OnNoncompliant::Ignore, |node| {
-                scalar::choice(node, &NONCOMPLIANT)
-            });
+        let on_noncompliant = self.optional(raw.on_noncompliant, OnNoncompliant::Ignore, |node| {
+            scalar::choice(node, &NONCOMPLIANT)
+        });
         if push.is_none() && poll.is_none() {
             let wrong = Wrong::new("no event can come from this transmitter");
             let help = "say where it pushes events to (`push`), or where they are fetched (`poll`)";
@@ -290,7 +289,10 @@ impl Validator<'_> {
             Err(path) => {
                 for field in [raw.jwks_ca_file, raw.jwks_refresh].into_iter().flatten() {
                     let wrong = Wrong::new("the keys come from a file, which is watched");
-                    self.note(Some(field), wrong.help("leave it out, or name an https URL"));
+                    self.note(
+                        Some(field),
+                        wrong.help("leave it out, or name an https URL"),
+                    );
                 }
                 Some(JwksSource::File(path))
             }
@@ -432,7 +434,10 @@ impl Validator<'_> {
 }
 
 /// A part that may be absent: the outer `None` is a problem.
-#[expect(clippy::option_option, reason = "absent and wrong are different things")]
+#[expect(
+    clippy::option_option,
+    reason = "absent and wrong are different things"
+)]
 fn all_of<T>(part: Option<Option<T>>) -> Option<Option<T>> {
     match part {
         None => Some(None),
@@ -456,7 +461,9 @@ fn printable(node: &Node) -> Result<String, Wrong> {
 
 fn other_uri(node: &Node) -> Result<String, Wrong> {
     let uri = printable(node)?;
-    let is_spiffe = uri.get(..9).is_some_and(|p| p.eq_ignore_ascii_case("spiffe://"));
+    let is_spiffe = uri
+        .get(..9)
+        .is_some_and(|p| p.eq_ignore_ascii_case("spiffe://"));
     if is_spiffe {
         let wrong = Wrong::new("a SPIFFE ID means itself");
         return Err(wrong.help("leave it out; it needs no mapping"));

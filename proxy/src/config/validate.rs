@@ -105,8 +105,15 @@ impl Validator<'_> {
                 ),
             )
         });
+        let base = self.base;
+        let socket = self.maybe(raw.socket, |node| {
+            socket_path(node, base, "/run/wayleave/admin.sock")
+        });
         allow_remote?;
-        Some(AdminConfig { listen: listen? })
+        Some(AdminConfig {
+            listen: listen?,
+            socket: socket?,
+        })
     }
 
     fn log(&mut self, raw: Option<&RawLog>) -> Option<LogConfig> {
@@ -146,7 +153,9 @@ impl Validator<'_> {
                 .map_err(|wrong| wrong.or("`auto` or `off`")),
         });
         let reuse_port = self.optional(raw.reuse_port, false, scalar::boolean);
-        let hand_over = self.maybe(raw.hand_over, |node| socket_path(node, base));
+        let hand_over = self.maybe(raw.hand_over, |node| {
+            socket_path(node, base, "/run/wayleave/hand-over.sock")
+        });
         Some(RuntimeConfig {
             workers: workers?,
             max_memory: max_memory?,
@@ -161,7 +170,7 @@ pub(super) fn content<T>(section: &Section<T>) -> &T {
 }
 
 /// A path that the system can bind a socket to.
-fn socket_path(node: &Node, base: &Path) -> Result<PathBuf, Wrong> {
+fn socket_path(node: &Node, base: &Path, example: &str) -> Result<PathBuf, Wrong> {
     let path = scalar::path(node, base)?;
     if path.as_os_str().len() <= SOCKET_PATH {
         return Ok(path);
@@ -171,7 +180,7 @@ fn socket_path(node: &Node, base: &Path) -> Result<PathBuf, Wrong> {
         quoted(&path.to_string_lossy()),
         path.as_os_str().len()
     ))
-    .help("choose a shorter one, such as `/run/wayleave/hand-over.sock`"))
+    .help(format!("choose a shorter one, such as `{example}`")))
 }
 
 fn decision_sink(node: &Node, base: &Path) -> Result<DecisionSink, Wrong> {

@@ -131,7 +131,10 @@ impl Connection {
             listener: Arc::clone(&gate.name),
             service: gate.routes.only().map(|route| Arc::clone(&route.service)),
             direction: gate.enforcer.direction,
-            calls: Arc::new(Calls::at(gate.admission.place(&caller))),
+            calls: Arc::new(Calls::at(
+                gate.admission.place(&caller),
+                gate.enforcer.standing.of(&caller),
+            )),
             caller,
             source,
         };

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
+use wayleave_authz::Direction;
+use wayleave_authz::signals::RiskLevel;
 
-use super::Enforcer;
 use super::kept_headers::KeptHeaders;
+use super::{Again, Enforcer, Meter};
 use crate::protocol::Call;
 use crate::record::{Calls, Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
@@ -23,8 +25,18 @@ pub(crate) struct Lease {
     headers: KeptHeaders,
     enforcer: Arc<Enforcer>,
     /// The changes that the latest decision knows of.
-    seen: u64,
+    seen: Seen,
     seat: Seat,
+}
+
+/// What had changed before a decision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// For everybody.
+    pub(super) by_all: u64,
+    /// For its principal.
+    pub(super) by_one: u64,
+    pub(super) risk: RiskLevel,
 }
 
 /// Why a lease is over before its call is.
@@ -40,7 +52,7 @@ impl Lease {
         entry: Entry,
         headers: KeptHeaders,
         enforcer: &Arc<Enforcer>,
-        seen: u64,
+        seen: Seen,
     ) -> Self {
         Self {
             entry,
@@ -61,7 +73,8 @@ impl Lease {
         if let Some(ended) = self.review() {
             return Poll::Ready(ended);
         }
-        self.seat.wait(cx.waker());
+        let behaviour = self.entry.calls().behaviour();
+        self.seat.wait(cx.waker(), behaviour, self.seen.by_one);
         // What changed between the two would wake nobody.
         match self.review() {
             Some(ended) => Poll::Ready(ended),
@@ -69,18 +82,38 @@ impl Lease {
         }
     }
 
-    /// Decides again if something has changed; says so when the answer is now deny. Costs one load
+    /// Decides again if something has changed; says so when the answer is now deny. Costs two loads
     /// where nothing has.
     pub(crate) fn review(&mut self) -> Option<Ended> {
-        let count = self.enforcer.changes.count();
-        if count == self.seen {
+        let behaviour = self.entry.calls().behaviour();
+        let by_all = self.enforcer.changes.count();
+        let by_one = behaviour.map_or(0, |behaviour| behaviour.changes());
+        if by_all == self.seen.by_all && by_one == self.seen.by_one {
             return None;
         }
-        let trigger = self.enforcer.changes.latest();
-        self.seen = count;
-        if self.enforcer.still_allows(&self.entry, &self.headers) {
-            return None;
-        }
+        self.decide_again(by_all, by_one)
+    }
+
+    #[cold]
+    fn decide_again(&mut self, by_all: u64, by_one: u64) -> Option<Ended> {
+        let before = self.seen;
+        let latest = self.enforcer.changes.latest();
+        let behaviour = self.entry.calls().behaviour();
+        let risk = behaviour.map_or(RiskLevel::None, |behaviour| behaviour.against().risk);
+        self.seen = Seen {
+            by_all,
+            by_one,
+            risk,
+        };
+        let now = self.enforcer.again(&self.entry, &self.headers);
+        let trigger = match now {
+            Again::Allowed => return None,
+            Again::Revoked => Trigger::Revocation,
+            Again::Quarantined => Trigger::Quarantine,
+            Again::Denied if by_all != before.by_all => latest,
+            Again::Denied if risk != before.risk => Trigger::Risk,
+            Again::Denied => Trigger::Signal,
+        };
         self.entry.ended(trigger);
         Some(Ended { trigger })
     }
@@ -103,6 +136,26 @@ impl Lease {
     /// Notes that the answer was delivered whole.
     pub(crate) fn completed(&mut self) {
         self.entry.completed();
+    }
+
+    /// What counts the bytes that leave by the answer: of a call that comes in.
+    pub(crate) fn answer_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Inbound)
+    }
+
+    /// What counts the bytes that leave by the request: of a call that goes out.
+    pub(crate) fn request_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Outbound)
+    }
+
+    fn meter(&self, direction: Direction) -> Option<&Meter> {
+        let counting = self.entry.counting()?;
+        (self.enforcer.direction == direction).then(|| counting.meter())
+    }
+
+    /// Notes that a gRPC call was answered with a status other than OK.
+    pub(crate) fn grpc_failed(&mut self) {
+        self.entry.grpc_failed();
     }
 
     /// Notes what was carried of a call that became a tunnel.

@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::expectation::{Hold, Verdict};
 use super::headers;
+use crate::enforce::Meter;
 
 /// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
@@ -22,12 +23,17 @@ struct Upload {
     bytes: AtomicU64,
     /// The upstream would take more, and the caller has not sent it.
     awaited: AtomicBool,
+    /// Where they count, if they do.
+    meter: Option<Meter>,
 }
 
 impl Progress {
     /// Of a body whose first byte is yet to come.
-    pub(super) fn of_upload() -> Self {
-        Self(Some(Arc::default()))
+    pub(super) fn of_upload(meter: Option<&Meter>) -> Self {
+        Self(Some(Arc::new(Upload {
+            meter: meter.cloned(),
+            ..Upload::default()
+        })))
     }
 
     /// Bytes so far; 0 for a request without a body.
@@ -56,6 +62,9 @@ impl Progress {
     pub(super) fn moved(&self, bytes: usize) {
         if let Some(upload) = &self.0 {
             upload.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            if let Some(meter) = &upload.meter {
+                meter.sent(bytes);
+            }
         }
     }
 }
@@ -265,11 +274,14 @@ impl Kept {
     }
 }
 
-/// Wraps a request's body so that its progress can be watched.
-pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Progress) {
+/// Wraps a request's body so that its progress can be watched, and its bytes counted.
+pub(super) fn watched(
+    request: Request<Incoming>,
+    meter: Option<&Meter>,
+) -> (Request<RequestBody>, Progress) {
     let progress = match request.body().is_end_stream() {
         true => Progress::default(),
-        false => Progress::of_upload(),
+        false => Progress::of_upload(meter),
     };
     let watch = progress.clone();
     let request = request.map(|inner| RequestBody {

@@ -10,9 +10,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::expectation::Over;
 use super::pool::Held;
+use super::request_body::Progress;
 use crate::enforce::Lease;
 use crate::protocol::{Shape, grpc};
-use crate::record::Failure;
+use crate::record::{Carried, Failure};
 use crate::waiting::Waiting;
 
 /// What a caller gets: the upstream's body as it streams, or an answer of our own.
@@ -45,6 +46,10 @@ struct OpenCall {
     words: Words,
     /// Its place among those that wait to be told to end.
     place: Option<usize>,
+    /// What the caller has sent.
+    upload: Progress,
+    /// Bytes of the answer so far.
+    answered: u64,
 }
 
 /// How a caller is told that its answer ends before it is whole.
@@ -76,6 +81,8 @@ pub(crate) enum Cut {
 pub(super) struct Relayed {
     /// How it is told that it ends early.
     pub(super) words: Words,
+    /// What the caller has sent.
+    pub(super) upload: Progress,
     /// When the call is to be over, where that is limited.
     pub(super) deadline: Option<Instant>,
     /// What is to end with the answer.
@@ -97,6 +104,8 @@ impl ResponseBody {
                 held: Some(held),
                 words: how.words,
                 place: None,
+                upload: how.upload,
+                answered: 0,
             }),
             deadline: how.deadline.map(|at| Box::pin(sleep_until(at))),
             _over: how.over,
@@ -137,6 +146,10 @@ fn complete(call: &mut Option<OpenCall>) {
 fn fail(call: &mut Option<OpenCall>, failure: Failure) {
     if let Some(mut open) = call.take() {
         open.lease.failed(failure);
+        open.lease.carried(Carried {
+            bytes_in: open.upload.bytes(),
+            bytes_out: open.answered,
+        });
     }
 }
 
@@ -160,6 +173,21 @@ impl Words {
 }
 
 impl OpenCall {
+    /// Notes what is passed on.
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.answered += data.len() as u64;
+            if let Some(meter) = self.lease.answer_meter() {
+                meter.sent(data.len());
+            }
+        } else if let Some(trailers) = frame.trailers_ref()
+            && self.words == Words::Grpc
+            && grpc::is_error(trailers)
+        {
+            self.lease.grpc_failed();
+        }
+    }
+
     /// Why the call is to end although its answer is not whole; otherwise it is woken when it is.
     fn ends(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
         if self.lease.poll_ended(cx).is_ready() {
@@ -223,6 +251,9 @@ impl Body for ResponseBody {
             return self.cut(words, why);
         };
         Waiting::Caller.say();
+        if let (Some(Ok(frame)), Some(open)) = (&frame, call.as_mut()) {
+            open.passes(frame);
+        }
         match &frame {
             Some(Ok(_)) => self.settle(),
             None => complete(call),

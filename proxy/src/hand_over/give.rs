@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -12,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::HandOverError;
 use super::wire::{self, BATCH, Batch, Farewell, Word};
 use crate::sockets::{PassedSocket, SocketName};
+use crate::unix_socket;
 
 /// What the process that gives is asked for.
 #[derive(Debug)]
@@ -41,7 +41,9 @@ impl Giver {
     ) -> Result<Self, HandOverError> {
         let bound = match listener {
             Some(listener) => UnixListener::from_std(listener),
-            None => bind(&path)?,
+            None => {
+                unix_socket::bind(&path).map_err(|_| HandOverError::NotASocket(path.clone()))?
+            }
         };
         let listener = bound.map_err(|source| HandOverError::Socket {
             path: path.clone(),
@@ -81,21 +83,6 @@ impl Drop for Giver {
     }
 }
 
-/// Binds the socket, in place of one that a dead process has left.
-fn bind(path: &Path) -> Result<io::Result<UnixListener>, HandOverError> {
-    match std::fs::symlink_metadata(path) {
-        Ok(file) if file.file_type().is_socket() => {
-            let _ = std::fs::remove_file(path);
-        }
-        Ok(_) => return Err(HandOverError::NotASocket(path.to_owned())),
-        Err(_) => {}
-    }
-    Ok(UnixListener::bind(path).and_then(|listener| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
-    }))
-}
-
 /// One successor at a time: two would each take half of the connections.
 async fn serve(listener: UnixListener, tell: mpsc::Sender<Successor>) {
     loop {
@@ -120,7 +107,8 @@ async fn give(
     stream: &UnixStream,
     tell: &mpsc::Sender<Successor>,
 ) -> io::Result<bool> {
-    refuse_others(stream)?;
+    // SECURITY: who has our sockets gets our callers' connections.
+    unix_socket::same_user(stream)?;
     let Some((Word::SocketsV1, _)) = wire::receive(stream).await? else {
         return Ok(false);
     };
@@ -180,33 +168,10 @@ fn own(passed: PassedSocket) -> (SocketName, OwnedFd) {
     (passed.name, passed.socket.into())
 }
 
-/// SECURITY: who has our sockets gets our callers' connections.
-fn refuse_others(stream: &UnixStream) -> io::Result<()> {
-    let user = stream.peer_cred()?.uid();
-    if is_trusted(user, rustix::process::geteuid().as_raw()) {
-        return Ok(());
-    }
-    Err(io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!("user {user} may not take over"),
-    ))
-}
-
-fn is_trusted(user: u32, own: u32) -> bool {
-    user == own || user == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rejects_a_successor_of_another_user() {
-        assert!(is_trusted(1000, 1000));
-        assert!(is_trusted(0, 1000));
-        assert!(!is_trusted(1001, 1000));
-        assert!(!is_trusted(1000, 0));
-    }
+    use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
     async fn what_is_not_a_socket_is_left_alone() {

@@ -1,8 +1,10 @@
 //! The calls of one connection that have not ended, what they hold of the listener's limits, and
 //! why they are cut if they are.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use wayleave_authz::signals::Behaviour;
 
 use super::Failure;
 use super::ending::Ending;
@@ -15,20 +17,28 @@ pub(crate) struct Calls {
     open: AtomicU32,
     cut: OnceLock<Failure>,
     place: Place,
+    /// What is known of the caller; none while nobody can be named.
+    behaviour: Option<Arc<Behaviour>>,
     flow: Flow,
     ending: Ending,
 }
 
 impl Calls {
     /// The calls of a connection that has this place.
-    pub(crate) fn at(place: Place) -> Self {
+    pub(crate) fn at(place: Place, behaviour: Option<Arc<Behaviour>>) -> Self {
         Self {
             open: AtomicU32::new(0),
             cut: OnceLock::new(),
             place,
+            behaviour,
             flow: Flow::default(),
             ending: Ending::default(),
         }
+    }
+
+    /// What is known of the caller.
+    pub(crate) fn behaviour(&self) -> Option<&Arc<Behaviour>> {
+        self.behaviour.as_ref()
     }
 
     /// What moves on the connection.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use serde::Serialize;
 use time::OffsetDateTime;
-use wayleave_authz::{Decision, Effect};
+use wayleave_authz::{Alert, Decision, Effect};
 use wayleave_certs::TlsInfo;
 
 use super::{DecisionRecord, Failure};
@@ -54,6 +54,10 @@ impl Writer {
         );
         let withheld = &record.headers.withheld;
         object.values_unless("withheld", withheld, withheld.is_empty());
+        if let Some(signals) = &record.signals {
+            object.key("signals");
+            serialised(signals, object.to);
+        }
         object.plain("protocol", call.map(Call::protocol));
         object.decided(record, decision);
         object.number("status", record.status.map(u64::from));
@@ -162,6 +166,10 @@ impl Object<'_> {
         let would_have = decision.and_then(Decision::would_have);
         self.plain("would_have", would_have.map(Effect::as_str));
         self.ids("audit_policies", decision.map(Decision::audit_policies));
+        let alert = decision.and_then(Decision::alert);
+        if alert.is_some() {
+            self.plain("alert", alert.map(Alert::as_str));
+        }
     }
 
     fn tls(&mut self, tls: Option<&TlsInfo>) {

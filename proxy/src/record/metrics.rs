@@ -19,6 +19,8 @@ use wayleave_authz::Effect;
 
 use super::DecisionRecord;
 use crate::forward::metrics::UpstreamFamilies;
+use crate::ssf::metrics::SsfFamilies;
+use crate::standing::metrics::StandingFamilies;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
 const REQUEST_BUCKETS: [f64; 14] = [
@@ -131,6 +133,8 @@ pub(crate) struct Metrics {
     plaintext: Family<ListenerLabels, Counter>,
     probes: Family<ResultLabels, Counter>,
     upstreams: UpstreamFamilies,
+    standing: StandingFamilies,
+    ssf: SsfFamilies,
 }
 
 impl Default for Metrics {
@@ -174,6 +178,8 @@ impl Metrics {
             plaintext: Family::default(),
             probes: Family::default(),
             upstreams: UpstreamFamilies::default(),
+            standing: StandingFamilies::default(),
+            ssf: SsfFamilies::default(),
         };
         metrics.register();
         metrics
@@ -332,6 +338,8 @@ impl Metrics {
             self.probes.clone(),
         );
         self.upstreams.register(r);
+        self.ssf.register(r);
+        self.standing.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
     }
@@ -484,9 +492,19 @@ impl Metrics {
         self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// What is known against principals, and what came of it.
+    pub(crate) fn standing(&self) -> &StandingFamilies {
+        &self.standing
+    }
+
     /// What is counted about upstreams.
     pub(crate) fn upstreams(&self) -> &UpstreamFamilies {
         &self.upstreams
+    }
+
+    /// What is counted about transmitters of security events.
+    pub(crate) fn ssf(&self) -> &SsfFamilies {
+        &self.ssf
     }
 
     /// The gauge of open inbound connections.

@@ -84,9 +84,15 @@ impl Tally {
             Some(requests) => requests.observe(record.call_time.as_secs_f64()),
             None => self.metrics.record_tcp(record),
         }
+        if let Some(trigger) = record.ended_by {
+            self.metrics.standing().lease_ended(trigger);
+        }
         let Some(decision) = &record.decision else {
             return;
         };
+        if let Some(alert) = decision.alert() {
+            self.metrics.standing().alert(alert.as_str());
+        }
         self.metrics.decision_took(record.decision_time);
         if let Some(would_have) = Decision::would_have(decision) {
             self.metrics.audited(&record.listener, would_have);

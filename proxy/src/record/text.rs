@@ -42,6 +42,9 @@ pub(super) fn line(record: &DecisionRecord, colour: bool) -> String {
     if let Some(failure) = record.failure {
         let _ = write!(line, " {strong}{}{reset}", failure_words(failure));
     }
+    if let Some(trigger) = record.ended_by {
+        let _ = write!(line, " {strong}({}){reset}", trigger.as_str());
+    }
     line.push('\n');
     line
 }

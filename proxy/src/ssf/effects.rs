@@ -1,32 +1,14 @@
-//! What an event does, told to whoever decides about calls.
+//! What an event does, and whom that is told: the one place where what is said against principals
+//! comes into force and is kept.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use wayleave_authz::signals::{Change, Origin, Revocation, Revoked, Risk, RiskLevel};
 use wayleave_identity::SpiffeId;
 
-use super::event::EventType;
-
-/// How much a principal is to be trusted (CAEP 1.0 §3.8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum RiskLevel {
-    Low,
-    Medium,
-    High,
-}
-
-impl RiskLevel {
-    /// Its name in logs and policies.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
-    }
-}
+use crate::standing::Standing;
 
 /// Where an effect comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,55 +17,88 @@ pub(crate) struct Because {
     pub(crate) transmitter: Arc<str>,
     /// The event's token.
     pub(crate) jti: String,
-    pub(crate) event_type: EventType,
-    /// When the event was taken. At a start, what was taken before it is told again with the
-    /// time of then: whatever an operator said later holds.
-    pub(crate) at: SystemTime,
+    /// The event's name.
+    pub(crate) event_type: &'static str,
+    /// When it happened, in milliseconds since the epoch.
+    pub(crate) at_ms: u64,
     /// What the transmitter tells administrators.
     pub(crate) reason_admin: Option<String>,
 }
 
-/// Takes what events do. Told again at a start, so every one must be idempotent; called on a
-/// thread of its own that may wait, and not for long.
-pub(crate) trait Effects: Send + Sync {
+/// There is no place for an effect, or it would not outlive this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotKept;
+
+/// Takes what events do. An event whose effects are not kept is sent again, so every one must be
+/// idempotent.
+pub(crate) trait Effects: Send + Sync + fmt::Debug {
     /// The principal may do nothing, until an operator says otherwise.
-    fn revoke(&self, principal: &SpiffeId, because: &Because);
+    fn revoke(&self, principal: &SpiffeId, because: &Because) -> Result<(), NotKept>;
 
     /// The certificate of this serial number, in lower-case hexadecimal without leading zeros,
-    /// proves nothing any more; of any issuer where none is named.
-    fn revoke_serial(&self, issuer: Option<&str>, serial: &str, because: &Because);
+    /// proves nothing any more.
+    fn revoke_serial(&self, serial: &str, because: &Because) -> Result<(), NotKept>;
 
     /// The principal's risk is this from now on.
-    fn risk(&self, principal: &SpiffeId, level: RiskLevel, because: &Because);
+    fn risk(
+        &self,
+        principal: &SpiffeId,
+        level: RiskLevel,
+        because: &Because,
+    ) -> Result<(), NotKept>;
+
+    /// Completes when everything before outlives this process.
+    fn kept(&self) -> Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + '_>>;
 }
 
-/// Tells the log, where nobody else is to be told.
-#[derive(Debug)]
-pub(crate) struct Logged;
-
-impl Effects for Logged {
-    fn revoke(&self, principal: &SpiffeId, because: &Because) {
-        tell(because, Some(principal), "principal revoked");
-    }
-
-    fn revoke_serial(&self, issuer: Option<&str>, serial: &str, because: &Because) {
-        tracing::info!(issuer, serial, "the certificate");
-        tell(because, None, "certificate revoked");
-    }
-
-    fn risk(&self, principal: &SpiffeId, level: RiskLevel, because: &Because) {
-        tracing::info!(level = level.as_str(), "the level");
-        tell(because, Some(principal), "risk level changed");
+impl Because {
+    fn origin(&self) -> Origin {
+        let reason = match &self.reason_admin {
+            Some(said) => format!("{} {}: {said}", self.event_type, self.jti),
+            None => format!("{} {}", self.event_type, self.jti),
+        };
+        Origin {
+            by: format!("ssf:{}", self.transmitter).into(),
+            reason: Some(reason.into()),
+            at_ms: self.at_ms,
+        }
     }
 }
 
-fn tell(because: &Because, principal: Option<&SpiffeId>, what: &str) {
-    tracing::warn!(
-        transmitter = &*because.transmitter,
-        jti = because.jti,
-        event = because.event_type.as_str(),
-        reason = because.reason_admin,
-        principal = principal.map(SpiffeId::as_str),
-        "{what}"
-    );
+impl Effects for Standing {
+    fn revoke(&self, principal: &SpiffeId, because: &Because) -> Result<(), NotKept> {
+        let subject = Revoked::Principal(principal.as_str().into());
+        make(self, revoked(subject, because))
+    }
+
+    fn revoke_serial(&self, serial: &str, because: &Because) -> Result<(), NotKept> {
+        make(self, revoked(Revoked::Serial(serial.into()), because))
+    }
+
+    fn risk(
+        &self,
+        principal: &SpiffeId,
+        level: RiskLevel,
+        because: &Because,
+    ) -> Result<(), NotKept> {
+        let risk = Risk {
+            principal: principal.as_str().into(),
+            level,
+            origin: because.origin(),
+        };
+        make(self, Change::Rated(risk))
+    }
+
+    fn kept(&self) -> Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + '_>> {
+        Box::pin(async { self.written().await.map_err(|_| NotKept) })
+    }
+}
+
+fn revoked(subject: Revoked, because: &Because) -> Change {
+    let origin = because.origin();
+    Change::Revoked(Revocation { subject, origin })
+}
+
+fn make(standing: &Standing, change: Change) -> Result<(), NotKept> {
+    standing.make(change).map(|_| ()).map_err(|_| NotKept)
 }

@@ -3,17 +3,16 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use wayleave_authz::signals::RiskLevel;
 
-use super::effects::RiskLevel;
 use super::refusal::Refusal;
 use super::set::millis;
+use crate::standing::canonical_serial;
 
 const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 /// Longest reason that is kept, in characters.
 const REASON: usize = 256;
-/// Longest serial number (RFC 5280 §4.1.2.2), in hexadecimal digits.
-const SERIAL: usize = 40;
 
 /// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,9 +35,8 @@ pub(super) enum Event {
     SessionRevoked,
     /// An X.509 credential was revoked or deleted.
     CertificateRevoked {
-        issuer: Option<String>,
         /// In lower-case hexadecimal without leading zeros.
-        serial: Option<String>,
+        serial: Option<Box<str>>,
     },
     Risk(RiskLevel),
     Compliance {
@@ -173,27 +171,14 @@ fn credential(event: &Map<String, Value>) -> Result<Event, Refusal> {
     let serial = match event.get("x509_serial") {
         None => None,
         Some(value) => {
-            let serial = value.as_str().and_then(serial);
+            let serial = value
+                .as_str()
+                .map(|text| text.strip_prefix("0x").unwrap_or(text));
+            let serial = serial.and_then(|text| canonical_serial(text).ok());
             Some(serial.ok_or(Refusal::Event("x509_serial"))?)
         }
     };
-    let issuer = match event.get("x509_issuer") {
-        None => None,
-        Some(Value::String(issuer)) => Some(issuer.clone()),
-        Some(_) => return Err(Refusal::Event("x509_issuer")),
-    };
-    Ok(Event::CertificateRevoked { issuer, serial })
-}
-
-/// A serial number in hexadecimal, with colons or without, in one form.
-fn serial(written: &str) -> Option<String> {
-    let digits = written.strip_prefix("0x").unwrap_or(written);
-    let digits: String = digits.chars().filter(|c| *c != ':').collect();
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let digits = digits.trim_start_matches('0').to_ascii_lowercase();
-    (1..=SERIAL).contains(&digits.len()).then_some(digits)
+    Ok(Event::CertificateRevoked { serial })
 }
 
 fn text<'a>(event: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, Refusal> {
@@ -231,13 +216,13 @@ mod tests {
     #[test]
     fn only_a_certificate_that_is_gone_matters() {
         let change = |kind: &str, change: &str, serial: &str| {
-            let event = json!({"credential_type": kind, "change_type": change, "x509_serial": serial});
+            let event =
+                json!({"credential_type": kind, "change_type": change, "x509_serial": serial});
             read(EventType::CredentialChange, event)
         };
         for gone in ["revoke", "delete"] {
             let expected = Event::CertificateRevoked {
-                issuer: None,
-                serial: Some("ab12".to_owned()),
+                serial: Some("ab12".into()),
             };
             assert_eq!(change("x509", gone, "00:AB:12"), Ok(expected));
         }
@@ -266,7 +251,12 @@ mod tests {
 
     #[test]
     fn an_event_does_not_happen_after_it_was_told() {
-        let at = |value: Value| happened(json!({"event_timestamp": value}).as_object().unwrap(), 5_000);
+        let at = |value: Value| {
+            happened(
+                json!({"event_timestamp": value}).as_object().unwrap(),
+                5_000,
+            )
+        };
         assert_eq!(at(json!(3)), Ok(3_000));
         assert_eq!(at(json!(3.25)), Ok(3_250));
         assert_eq!(at(json!(1_700_000_000_000_u64)), Ok(5_000));
@@ -277,7 +267,8 @@ mod tests {
 
     #[test]
     fn a_reason_is_short_and_in_english_where_it_can_be() {
-        let reason = |value: Value| reason_admin(json!({"reason_admin": value}).as_object().unwrap());
+        let reason =
+            |value: Value| reason_admin(json!({"reason_admin": value}).as_object().unwrap());
         let both = reason(json!({"de": "Richtlinie", "en": "policy"}));
         assert_eq!(both.as_deref(), Some("policy"));
         assert_eq!(reason(json!("x".repeat(1_000))).unwrap().len(), REASON);

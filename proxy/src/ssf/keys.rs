@@ -35,7 +35,10 @@ pub(super) struct Key {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Material {
-    Rsa { n: Vec<u8>, e: Vec<u8> },
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
     /// An uncompressed point.
     P256(Vec<u8>),
     /// An uncompressed point.
@@ -112,10 +115,15 @@ impl Key {
             return None;
         }
         let number = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
+        // Some publish the sign of an ASN.1 integer along, which is no part of the number.
+        let unsigned = |name: &str| {
+            let bytes = number(name)?;
+            Some(bytes.strip_prefix(&[0]).map(<[u8]>::to_vec).unwrap_or(bytes))
+        };
         let material = match (text("kty")?, text("crv")) {
             ("RSA", _) => Material::Rsa {
-                n: number("n")?,
-                e: number("e")?,
+                n: unsigned("n")?,
+                e: unsigned("e")?,
             },
             ("EC", Some("P-256")) => Material::P256(point(&number("x")?, &number("y")?, 32)?),
             ("EC", Some("P-384")) => Material::P384(point(&number("x")?, &number("y")?, 48)?),

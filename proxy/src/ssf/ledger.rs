@@ -1,33 +1,34 @@
-//! Which tokens were taken and what is in force because of them, per transmitter: no token has
-//! an effect twice, and none has one after a later event about the same has had its own.
+//! Which tokens were taken, and what the latest event about each target was, per transmitter: no
+//! token has an effect twice, and none has one after a later event about the same has had its
+//! own.
 //!
-//! Pure: knows no file and no clock. Whoever holds it makes it durable.
+//! Pure: knows no file and no clock. Whoever holds it makes it durable; what is in force is kept
+//! elsewhere.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use wayleave_authz::signals::RiskLevel;
 use wayleave_identity::SpiffeId;
 
-use super::effects::{Because, Effects, RiskLevel};
+use super::effects::{Because, Effects, NotKept};
 use super::event::EventType;
 
-/// Most tokens that are remembered of one transmitter; then the oldest are forgotten early.
+/// Most tokens that are remembered of one transmitter; the oldest are forgotten first.
 pub(super) const MAX_TOKENS: usize = 100_000;
-/// Most effects in force by one transmitter.
-pub(super) const MAX_EFFECTS: usize = 100_000;
+/// Most targets whose latest event is remembered of one transmitter; those whose event is longest
+/// ago are forgotten first.
+pub(super) const MAX_TARGETS: usize = 100_000;
 
-/// Whom or what an effect is about.
+/// Whom or what an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Target {
     #[serde(with = "spiffe_text")]
     Principal(SpiffeId),
-    Certificate {
-        issuer: Option<String>,
-        serial: String,
-    },
+    /// A certificate by its serial number.
+    Serial(Box<str>),
 }
 
 /// What an event does to a target.
@@ -41,6 +42,7 @@ pub(super) enum Outcome {
 /// A token that passed every check, in the form that is kept. Times are milliseconds since the
 /// epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Entry {
     pub(super) transmitter: Arc<str>,
     pub(super) jti: String,
@@ -49,8 +51,6 @@ pub(super) struct Entry {
     pub(super) event: EventType,
     /// When the event happened.
     pub(super) happened: u64,
-    /// When the token was taken.
-    pub(super) taken: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     pub(super) effects: Vec<(Target, Outcome)>,
@@ -61,7 +61,7 @@ pub(super) struct Entry {
 pub(crate) enum Verdict {
     /// It has had an effect.
     Effect,
-    /// It says nothing that changes what a principal may do.
+    /// It says nothing that changes what a principal known here may do.
     NoEffect,
     /// It was taken before.
     Replayed,
@@ -69,15 +69,25 @@ pub(crate) enum Verdict {
     Outdated,
 }
 
-/// What is in force about one target, by one transmitter and kind of event.
+impl Verdict {
+    /// Its name in logs and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Effect => "effect",
+            Self::NoEffect => "no_effect",
+            Self::Replayed => "replayed",
+            Self::Outdated => "outdated",
+        }
+    }
+}
+
+/// The latest event of one kind about one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Standing {
+struct Latest {
     outcome: Outcome,
     happened: u64,
-    taken: u64,
     jti: String,
     forget_after: u64,
-    reason: Option<String>,
 }
 
 type Place = (EventType, Target);
@@ -87,7 +97,7 @@ type Place = (EventType, Target);
 struct Book {
     tokens: HashMap<String, u64>,
     by_age: BTreeSet<(u64, String)>,
-    standing: HashMap<Place, Standing>,
+    latest: HashMap<Place, Latest>,
 }
 
 /// All of it.
@@ -101,169 +111,145 @@ pub(super) struct Ledger {
 pub(super) struct Undo {
     transmitter: Arc<str>,
     jti: String,
-    before: Vec<(Place, Option<Standing>)>,
+    before: Vec<(Place, Option<Latest>)>,
 }
 
-/// There is no room for a further effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
-
 impl Ledger {
-    /// Takes a token: decides what becomes of it, and tells its effects.
+    /// Takes a token at a moment: decides what becomes of it, and tells its effects.
     ///
     /// # Errors
-    /// When too many effects of the transmitter are in force. What of it has room is in force.
+    /// When an effect has no place; then the token counts as not taken.
     pub(super) fn take(
         &mut self,
         entry: &Entry,
+        now: u64,
         effects: &dyn Effects,
-    ) -> Result<(Verdict, Option<Undo>), Full> {
-        let book = self.books.entry(Arc::clone(&entry.transmitter)).or_default();
-        book.forget(entry.taken);
+    ) -> Result<(Verdict, Option<Undo>), NotKept> {
+        let book = self.book(&entry.transmitter);
+        book.forget(now);
         if book.has_taken(entry) {
             return Ok((Verdict::Replayed, None));
         }
-        let mut undo = Undo {
-            transmitter: Arc::clone(&entry.transmitter),
-            jti: entry.jti.clone(),
-            before: Vec::new(),
-        };
-        let mut full = false;
-        for (target, outcome) in &entry.effects {
-            let place = (entry.event, target.clone());
-            if book.is_outdated(&place, entry) {
-                continue;
-            }
-            if !book.has_room_for(&place) {
-                full = true;
-            }
-            let before = book.standing.insert(place.clone(), entry.standing(*outcome));
-            undo.before.push((place, before));
-        }
+        let undo = book.enter(entry);
         let verdict = match (entry.effects.is_empty(), undo.before.is_empty()) {
             (true, _) => Verdict::NoEffect,
             (false, true) => Verdict::Outdated,
             (false, false) => Verdict::Effect,
         };
-        book.remember(&entry.jti, entry.forget_after);
         for ((_, target), _) in &undo.before {
-            self.tell(target, &entry.because(), effects);
-        }
-        if full {
-            // SECURITY: the effect stays for as long as this process runs, and is not
-            // acknowledged, so that it is told again.
-            self.undo(undo);
-            return Err(Full);
+            if self.tell(target, entry, effects).is_err() {
+                self.undo(undo);
+                return Err(NotKept);
+            }
         }
         Ok((verdict, Some(undo)))
     }
 
-    /// Forgets that a token was taken, because it could not be kept. What it did stays done
-    /// until it is sent again.
+    /// Forgets that a token was taken, because it could not be kept. What it did stays done, and
+    /// is done again when the token is sent again.
     pub(super) fn undo(&mut self, undo: Undo) {
-        let Some(book) = self.books.get_mut(&undo.transmitter) else {
-            return;
-        };
+        let book = self.book(&undo.transmitter);
         if let Some(forget_after) = book.tokens.remove(&undo.jti) {
             book.by_age.remove(&(forget_after, undo.jti));
         }
         for (place, before) in undo.before.into_iter().rev() {
             match before {
-                Some(standing) => book.standing.insert(place, standing),
-                None => book.standing.remove(&place),
+                Some(latest) => book.latest.insert(place, latest),
+                None => book.latest.remove(&place),
             };
         }
     }
 
     /// Takes what was kept, in the order in which it was kept. Tells nobody.
     pub(super) fn restore(&mut self, entry: &Entry) {
-        let book = self.books.entry(Arc::clone(&entry.transmitter)).or_default();
-        book.remember(&entry.jti, entry.forget_after);
-        for (target, outcome) in &entry.effects {
-            let place = (entry.event, target.clone());
-            if !book.is_outdated(&place, entry) {
-                book.standing.insert(place, entry.standing(*outcome));
-            }
-        }
+        self.book(&entry.transmitter).enter(entry);
     }
 
-    /// Tells all that is in force.
-    pub(super) fn tell_all(&self, effects: &dyn Effects) {
-        for entry in self.entries(0).filter(|entry| !entry.effects.is_empty()) {
-            for (target, _) in &entry.effects {
-                self.tell(target, &entry.because(), effects);
-            }
-        }
-    }
-
-    /// Everything that has to be kept, in a form from which it can be restored.
+    /// Everything that has to be kept at a moment, in a form from which it can be restored.
     pub(super) fn entries(&self, now: u64) -> impl Iterator<Item = Entry> {
-        self.books
-            .iter()
-            .flat_map(move |(name, book)| book.entries(name, now))
-    }
-
-    /// How many effects are in force.
-    pub(super) fn effects(&self) -> usize {
-        self.books.values().map(|book| book.standing.len()).sum()
+        let books = self.books.iter();
+        books.flat_map(move |(name, book)| book.entries(name, now))
     }
 
     /// How many entries it takes to keep everything, at most.
     pub(super) fn size(&self) -> usize {
-        let books = self.books.values();
-        books
-            .map(|book| book.standing.len() + book.tokens.len())
+        let sizes = self.books.values();
+        sizes
+            .map(|book| book.latest.len() + book.tokens.len())
             .sum()
     }
 
-    /// Says how it is about a target: revocations hold, and of several risks the highest.
-    fn tell(&self, target: &Target, because: &Because, effects: &dyn Effects) {
-        match target {
-            Target::Certificate { issuer, serial } => {
-                effects.revoke_serial(issuer.as_deref(), serial, because);
-            }
-            Target::Principal(principal) => {
-                let own = self.books.get(&because.transmitter);
-                let place = (because.event_type, target.clone());
-                match own.and_then(|book| book.standing.get(&place)) {
-                    Some(standing) if standing.outcome == Outcome::Revoked => {
-                        effects.revoke(principal, because);
-                    }
-                    _ => effects.risk(principal, self.risk(target), because),
+    fn book(&mut self, transmitter: &Arc<str>) -> &mut Book {
+        self.books.entry(Arc::clone(transmitter)).or_default()
+    }
+
+    fn tell(&self, target: &Target, entry: &Entry, effects: &dyn Effects) -> Result<(), NotKept> {
+        let mut because = entry.because();
+        let principal = match target {
+            Target::Serial(serial) => return effects.revoke_serial(serial, &because),
+            Target::Principal(principal) => principal,
+        };
+        let own = entry.effects.iter().find(|(own, _)| own == target);
+        if own.is_some_and(|(_, outcome)| *outcome == Outcome::Revoked) {
+            return effects.revoke(principal, &because);
+        }
+        // SECURITY: of several risks the highest holds, so that one transmitter, or one kind of
+        // event, cannot take back what another has said.
+        let (level, at_ms) = self.risk(target);
+        because.at_ms = at_ms;
+        effects.risk(principal, level, &because)
+    }
+
+    /// The highest risk that anybody knows of, and when the latest of all was told.
+    fn risk(&self, target: &Target) -> (RiskLevel, u64) {
+        let kinds = [
+            EventType::RiskLevelChange,
+            EventType::DeviceComplianceChange,
+        ];
+        let places = kinds.map(|kind| (kind, target.clone()));
+        let (mut level, mut at) = (RiskLevel::None, 0);
+        for book in self.books.values() {
+            for latest in places.iter().filter_map(|place| book.latest.get(place)) {
+                if let Outcome::Risk(known) = latest.outcome {
+                    (level, at) = (level.max(known), at.max(latest.happened));
                 }
             }
         }
-    }
-
-    /// The highest risk that anybody knows of.
-    fn risk(&self, target: &Target) -> RiskLevel {
-        let kinds = [EventType::RiskLevelChange, EventType::DeviceComplianceChange];
-        let places = kinds.map(|kind| (kind, target.clone()));
-        let known = self.books.values().flat_map(|book| {
-            let places = places.iter();
-            places.filter_map(|place| book.standing.get(place))
-        });
-        let levels = known.filter_map(|standing| match standing.outcome {
-            Outcome::Risk(level) => Some(level),
-            Outcome::Revoked => None,
-        });
-        levels.max().unwrap_or(RiskLevel::Low)
+        (level, at)
     }
 }
 
 impl Book {
-    /// By its name; and by what is in force, which is remembered for longer.
+    /// By its name; and as the latest about a target, which is remembered for longer.
     fn has_taken(&self, entry: &Entry) -> bool {
-        let by_effect = |(target, _): &(Target, Outcome)| {
-            let standing = self.standing.get(&(entry.event, target.clone()));
-            standing.is_some_and(|standing| standing.jti == entry.jti)
+        let is_latest = |(target, _): &(Target, Outcome)| {
+            let latest = self.latest.get(&(entry.event, target.clone()));
+            latest.is_some_and(|latest| latest.jti == entry.jti)
         };
-        self.tokens.contains_key(&entry.jti) || entry.effects.iter().any(by_effect)
+        self.tokens.contains_key(&entry.jti) || entry.effects.iter().any(is_latest)
     }
 
-    fn is_outdated(&self, place: &Place, entry: &Entry) -> bool {
-        let standing = self.standing.get(place);
-        standing.is_some_and(|standing| standing.happened > entry.happened)
+    /// Remembers a token, and those of its effects that are not outdated.
+    fn enter(&mut self, entry: &Entry) -> Undo {
+        let mut before = Vec::new();
+        for (target, outcome) in &entry.effects {
+            let place = (entry.event, target.clone());
+            let known = self.latest.get(&place);
+            if known.is_some_and(|latest| latest.happened > entry.happened) {
+                continue;
+            }
+            let latest = self.latest.insert(place.clone(), entry.latest(*outcome));
+            before.push((place, latest));
+        }
+        self.remember(&entry.jti, entry.forget_after);
+        if self.latest.len() > MAX_TARGETS {
+            self.forget_targets();
+        }
+        Undo {
+            transmitter: Arc::clone(&entry.transmitter),
+            jti: entry.jti.clone(),
+            before,
+        }
     }
 
     fn remember(&mut self, jti: &str, forget_after: u64) {
@@ -289,71 +275,60 @@ impl Book {
         }
     }
 
-    /// Makes room where it can. A low risk is what holds of everybody, so that it may go; a
-    /// revocation may not.
-    fn has_room_for(&mut self, place: &Place) -> bool {
-        if self.standing.len() < MAX_EFFECTS || self.standing.contains_key(place) {
-            return true;
-        }
-        let low = |standing: &Standing| standing.outcome == Outcome::Risk(RiskLevel::Low);
-        let lows = self.standing.iter().filter(|(_, standing)| low(standing));
-        let oldest = lows.min_by_key(|(_, standing)| standing.happened);
-        match oldest.map(|(place, _)| place.clone()) {
-            Some(place) => self.standing.remove(&place).is_some(),
-            None => false,
-        }
+    /// Forgets a tenth at once, so that it need not be done for every event.
+    fn forget_targets(&mut self) {
+        let mut times: Vec<u64> = self.latest.values().map(|latest| latest.happened).collect();
+        let tenth = MAX_TARGETS / 10;
+        let (_, limit, _) = times.select_nth_unstable(tenth);
+        let limit = *limit;
+        self.latest.retain(|_, latest| latest.happened > limit);
     }
 
     fn entries(&self, name: &Arc<str>, now: u64) -> impl Iterator<Item = Entry> {
-        let standing = self.standing.iter().map({
-            let name = Arc::clone(name);
-            move |((event, target), standing)| Entry {
-                transmitter: Arc::clone(&name),
-                jti: standing.jti.clone(),
-                forget_after: standing.forget_after,
+        let owner = Arc::clone(name);
+        let latest = self
+            .latest
+            .iter()
+            .map(move |((event, target), latest)| Entry {
+                transmitter: Arc::clone(&owner),
+                jti: latest.jti.clone(),
+                forget_after: latest.forget_after,
                 event: *event,
-                happened: standing.happened,
-                taken: standing.taken,
-                reason: standing.reason.clone(),
-                effects: vec![(target.clone(), standing.outcome)],
-            }
-        });
-        let name = Arc::clone(name);
-        let tokens = self.tokens.iter();
-        let tokens = tokens.filter(move |(_, until)| **until >= now);
+                happened: latest.happened,
+                reason: None,
+                effects: vec![(target.clone(), latest.outcome)],
+            });
+        let owner = Arc::clone(name);
+        let tokens = self.tokens.iter().filter(move |(_, until)| **until >= now);
         let tokens = tokens.map(move |(jti, until)| Entry {
-            transmitter: Arc::clone(&name),
+            transmitter: Arc::clone(&owner),
             jti: jti.clone(),
             forget_after: *until,
             event: EventType::Other,
             happened: 0,
-            taken: 0,
             reason: None,
             effects: Vec::new(),
         });
-        standing.chain(tokens)
+        latest.chain(tokens)
     }
 }
 
 impl Entry {
-    fn standing(&self, outcome: Outcome) -> Standing {
-        Standing {
+    fn latest(&self, outcome: Outcome) -> Latest {
+        Latest {
             outcome,
             happened: self.happened,
-            taken: self.taken,
             jti: self.jti.clone(),
             forget_after: self.forget_after,
-            reason: self.reason.clone(),
         }
     }
 
     fn because(&self) -> Because {
-        let taken = UNIX_EPOCH.checked_add(Duration::from_millis(self.taken));
         Because {
             transmitter: Arc::clone(&self.transmitter),
             jti: self.jti.clone(),
-            event_type: self.event,
-            at: taken.unwrap_or(SystemTime::UNIX_EPOCH),
+            event_type: self.event.as_str(),
+            at_ms: self.happened,
             reason_admin: self.reason.clone(),
         }
     }

@@ -56,8 +56,10 @@ impl<'a> Unverified<'a> {
         let token = std::str::from_utf8(bytes).map_err(|_| Refusal::NotCompact)?;
         let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::NotCompact)?;
         let (header, claims) = signed.split_once('.').ok_or(Refusal::NotCompact)?;
+        if claims.contains('.') {
+            return Err(Refusal::NotCompact);
+        }
         let header = decode(header)?;
-        // Also refuses a fourth part, whose dot is in no alphabet.
         let signature = decode(signature)?;
         let header = json::object(&header).ok_or(Refusal::Header)?;
         let algorithm = check_header(&header, allowed)?;
@@ -100,10 +102,7 @@ impl<'a> Unverified<'a> {
 }
 
 /// Says which algorithm the header asks for, where that may be.
-fn check_header(
-    header: &Map<String, Value>,
-    allowed: &[Algorithm],
-) -> Result<Algorithm, Refusal> {
+fn check_header(header: &Map<String, Value>, allowed: &[Algorithm]) -> Result<Algorithm, Refusal> {
     let text = |name: &str| header.get(name).and_then(Value::as_str);
     // SECURITY: without it, any other token of the issuer would do (RFC 8417 §4.1 to §4.8).
     let kind = text("typ").unwrap_or_default();
@@ -189,7 +188,11 @@ impl Verified {
             }
             _ => return Err(Refusal::Malformed("aud")),
         };
-        if found { Ok(()) } else { Err(Refusal::Audience) }
+        if found {
+            Ok(())
+        } else {
+            Err(Refusal::Audience)
+        }
     }
 
     fn issued(&self, config: &TransmitterConfig, now: SystemTime) -> Result<u64, Refusal> {

@@ -190,9 +190,18 @@ mod tests {
             (opaque.clone(), vec![AGENT]),
             (json!({"format": "opaque", "id": "a-8"}), vec![]),
             (iss_sub.clone(), vec![CART]),
-            (json!({"format": "iss_sub", "iss": "https://other.example", "sub": "42"}), vec![]),
-            (json!({"format": "email", "email": "a@shop.example"}), vec![]),
-            (json!({"format": "aliases", "identifiers": [opaque, iss_sub, uri(AGENT)]}), vec![AGENT, CART]),
+            (
+                json!({"format": "iss_sub", "iss": "https://other.example", "sub": "42"}),
+                vec![],
+            ),
+            (
+                json!({"format": "email", "email": "a@shop.example"}),
+                vec![],
+            ),
+            (
+                json!({"format": "aliases", "identifiers": [opaque, iss_sub, uri(AGENT)]}),
+                vec![AGENT, CART],
+            ),
         ];
         for (subject, expected) in table {
             let expected = expected.into_iter().map(str::to_owned).collect();
@@ -239,7 +248,11 @@ mod tests {
             json!({"format": "aliases", "identifiers": []}),
             json!({"format": "aliases", "identifiers": [{"format": "aliases", "identifiers": []}]}),
         ] {
-            assert_eq!(principals(subject.clone()), Err(Refusal::Subject), "{subject}");
+            assert_eq!(
+                principals(subject.clone()),
+                Err(Refusal::Subject),
+                "{subject}"
+            );
         }
     }
 }
