@@ -22,6 +22,8 @@ mod scalar;
 mod signals;
 mod ssf;
 #[cfg(test)]
+mod ssf_tests;
+#[cfg(test)]
 mod tests;
 mod tree;
 mod upstream;

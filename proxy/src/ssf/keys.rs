@@ -118,7 +118,12 @@ impl Key {
         // Some publish the sign of an ASN.1 integer along, which is no part of the number.
         let unsigned = |name: &str| {
             let bytes = number(name)?;
-            Some(bytes.strip_prefix(&[0]).map(<[u8]>::to_vec).unwrap_or(bytes))
+            Some(
+                bytes
+                    .strip_prefix(&[0])
+                    .map(<[u8]>::to_vec)
+                    .unwrap_or(bytes),
+            )
         };
         let material = match (text("kty")?, text("crv")) {
             ("RSA", _) => Material::Rsa {
