@@ -30,7 +30,7 @@ const APART: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Keys {
     File(Arc<Watched<KeySet>>),
-    Url(Fetched),
+    Url(Box<Fetched>),
 }
 
 /// Keys from a URL; the last good ones stay when it cannot be reached.
@@ -60,12 +60,12 @@ impl Keys {
                 url,
                 ca_file,
                 refresh,
-            } => Self::Url(Fetched {
+            } => Self::Url(Box::new(Fetched {
                 fetcher: Fetcher::new(url.clone(), ca_file.clone()),
                 refresh: *refresh,
                 current: ArcSwapOption::empty(),
                 asked: Mutex::default(),
-            }),
+            })),
         })
     }
 

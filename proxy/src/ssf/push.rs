@@ -14,7 +14,7 @@ use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -37,6 +37,8 @@ use crate::stream::Stream;
 const CONNECTIONS: usize = 64;
 /// Requests in work at once; the next one is to be sent again.
 const REQUESTS: usize = 32;
+/// Bytes that are read of a body that is too large, so that its sender hears of it.
+const DRAINED: usize = 1 << 20;
 /// How long a handshake, a request's head, its body, and the answer to it may take, each.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection is kept, so that none holds its place for ever.
@@ -221,26 +223,43 @@ impl Way {
     }
 
     async fn read(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
-        let headers = request.headers();
+        let (head, body) = request.into_parts();
+        // Read in any case: an answer that comes before the body's end reaches few clients.
+        let body = tokio::time::timeout(PATIENCE, read_body(body)).await;
         if let Some(token) = &self.token
-            && !token.current().is(headers.get(AUTHORIZATION))
+            && !token.current().is(head.headers.get(AUTHORIZATION))
         {
             return Err(Refusal::Bearer);
         }
-        let kind = headers
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
+        let kind = head.headers.get(CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
         if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/secevent+jwt")) {
             return Err(Refusal::ContentType);
         }
-        let body = Limited::new(request.into_body(), MAX_BYTES).collect();
-        match tokio::time::timeout(PATIENCE, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
-            Ok(Err(_)) => Err(Refusal::NotCompact),
-            Err(_) => Err(Refusal::Slow),
+        body.map_err(|_| Refusal::Slow)?
+    }
+}
+
+/// Reads a body, and no more of one that is too large than it takes to say so.
+async fn read_body(mut body: Incoming) -> Result<Bytes, Refusal> {
+    let (mut token, mut read) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::NotCompact)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        read = read.saturating_add(data.len());
+        if read <= MAX_BYTES {
+            token.extend_from_slice(&data);
         }
+        if read > DRAINED {
+            break;
+        }
+    }
+    match read <= MAX_BYTES {
+        true => Ok(token.into()),
+        false => Err(Refusal::TooLarge),
     }
 }
 
