@@ -449,9 +449,14 @@ async fn rejects_a_token_that_breaks_a_rule_and_it_has_no_effect() {
             R::TooLarge,
         ),
     ];
+    let mut wrong = Vec::new();
     for (case, token, refusal) in table {
-        assert_eq!(receiver.receive(&token).await, Err(refusal), "{case}");
+        match receiver.receive(&token).await {
+            Err(told) if told == refusal => {}
+            other => wrong.push((case, other)),
+        }
     }
+    assert_eq!(wrong, []);
     let binary = receiver
         .transmitter
         .receive(&[0xff, b'.', b'.'], None)
