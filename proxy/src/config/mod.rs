@@ -50,6 +50,7 @@ pub use ssf::{
     Algorithm, JwksSource, MappedSubject, OnNoncompliant, PollConfig, PushConfig, PushTls,
     SubjectName, TransmitterConfig,
 };
+pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;

@@ -159,7 +159,8 @@ impl Standing {
         self.made.subscribe()
     }
 
-    /// Ends quarantines when their time is over. Runs until dropped.
+    /// Ends quarantines when their time is over, and has principals rest that have not called for
+    /// long. Runs until dropped.
     pub(crate) async fn watch_clock(self: Arc<Self>) {
         loop {
             let left = self.principals.next_end().map(|end| {
@@ -173,6 +174,7 @@ impl Standing {
                     continue;
                 }
             }
+            self.principals.rest(Instant::now());
             for principal in self.principals.expire(now_ms()) {
                 tracing::info!(principal = &*principal, "quarantine is over");
             }
