@@ -72,9 +72,10 @@ pub(crate) enum Cut {
     /// The call took longer than a call may.
     #[error("the call took longer than a call may")]
     OutOfTime,
-    /// It is no longer allowed, or its connection ends.
+    /// It is no longer allowed, or its connection ends. What it is from tells HTTP/2 how to reset
+    /// the stream.
     #[error("the call was ended")]
-    Ended,
+    Ended(#[source] h2::Error),
 }
 
 /// How an answer is relayed.
@@ -167,7 +168,7 @@ impl Words {
     fn last(self, why: Failure) -> Result<Frame<Bytes>, Cut> {
         match self {
             Self::Grpc => Ok(Frame::trailers(grpc::ended(why))),
-            Self::Connection | Self::Reset => Err(Cut::Ended),
+            Self::Connection | Self::Reset => Err(Cut::Ended(h2::Reason::CANCEL.into())),
         }
     }
 }
