@@ -53,6 +53,7 @@ mod sidecar {
     mod revocation;
     mod signals;
     mod small_frames;
+    mod ssf;
     mod standing;
     mod status;
     mod store;

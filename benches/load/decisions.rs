@@ -75,6 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             cells.push(format!("{:.0} ({:.0})", timed.least_ns, timed.median_ns));
             series.timed.push(*timed);
         }
+        cells.resize(3, "–".to_owned());
         println!("| {} |", cells.join(" | "));
     }
     let all = [compiled, stock];

@@ -27,6 +27,11 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
+/// What is spoken with hosts and clients of the web.
+pub(super) fn web_provider() -> &'static Arc<CryptoProvider> {
+    &PROVIDER
+}
+
 /// The authorities that hosts of the web are verified with. Cheap to clone.
 #[derive(Clone)]
 pub struct WebRoots(Arc<RootCertStore>);

@@ -37,6 +37,7 @@ use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
+use crate::ssf::Told;
 use crate::standing::store::StoreHealth;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -71,6 +72,7 @@ pub(crate) struct Admin {
     pub(crate) upstreams: Arc<Upstreams>,
     /// None where this sidecar is for itself.
     pub(crate) store: Option<Arc<StoreHealth>>,
+    pub(crate) ssf: Told,
 }
 
 impl Admin {
@@ -192,6 +194,9 @@ impl Admin {
             .is_some_and(|store| !store.is_connected())
         {
             warnings.push("signal_store_unreachable");
+        }
+        if self.ssf.is_failing() {
+            warnings.push("ssf_failing");
         }
         warnings
     }

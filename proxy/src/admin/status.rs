@@ -16,6 +16,7 @@ use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 use crate::record::metrics::Metrics;
+use crate::ssf::TransmitterStatus;
 use crate::standing::store::StoreStatus;
 
 /// When the sidecar was started, on both clocks.
@@ -53,6 +54,9 @@ pub(crate) struct Status {
     /// The store that a fleet shares; none where this sidecar is for itself.
     #[serde(default)]
     pub(crate) signal_store: Option<StoreStatus>,
+    /// The transmitters of security events.
+    #[serde(default)]
+    pub(crate) ssf: Vec<TransmitterStatus>,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -292,6 +296,7 @@ impl Status {
             destinations: admin.destinations.load().to_vec(),
             load: LoadStatus::of(&admin.load),
             signal_store: admin.store.as_ref().map(|store| store.status()),
+            ssf: admin.ssf.statuses(),
         }
     }
 }

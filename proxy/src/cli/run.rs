@@ -235,7 +235,8 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
         StartError::Plan(_)
         | StartError::Standing(_)
         | StartError::Control(_)
-        | StartError::Store(_) => report::mistake(error),
+        | StartError::Store(_)
+        | StartError::Ssf(_) => report::mistake(error),
         StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)

@@ -51,10 +51,9 @@ impl Recorder {
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
         let time = SystemTime::now();
-        let record = DecisionRecord::new(decision_id::next(time), time, origin);
         origin.calls.begin();
         Entry {
-            record: Some(self.queue.boxed(record)),
+            record: Some(self.queue.opened(decision_id::next(time), time, origin)),
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),

@@ -115,17 +115,11 @@ impl Standing {
         Ok(concerned)
     }
 
-    /// As [`Self::keep`], for what is reported from outside and was said at the time that its
-    /// origin tells: what is known and was said later stands.
-    ///
-    /// # Errors
-    /// When it is not in force, or is and may be forgotten.
-    #[allow(dead_code, reason = "for receivers of events")]
-    pub(crate) async fn report(&self, change: Change) -> Result<Concerned, KeepError> {
+    /// Has a change in force when it returns that is reported from outside, and was said at the time
+    /// that its origin tells: what is known and was said later stands.
+    pub(crate) fn report(&self, change: Change) -> Result<Concerned, StandingError> {
         let merged = self.merge(&change)?;
-        let concerned = self.follow(change, merged);
-        self.written().await?;
-        Ok(concerned)
+        Ok(self.follow(change, merged))
     }
 
     /// Has a change in force that others know of already. Tells whether it was news.
@@ -165,7 +159,11 @@ impl Standing {
         self.sooner.notify_one();
     }
 
-    async fn written(&self) -> Result<(), JournalError> {
+    /// Completes when every change so far is written down, where changes are.
+    ///
+    /// # Errors
+    /// When some of them may be forgotten.
+    pub(crate) async fn written(&self) -> Result<(), JournalError> {
         match &self.journal {
             Some(journal) => journal.written().await,
             None => Ok(()),
@@ -181,7 +179,8 @@ impl Standing {
         self.made.subscribe()
     }
 
-    /// Ends quarantines when their time is over. Runs until dropped.
+    /// Ends quarantines when their time is over, and has principals rest that have not called for
+    /// long. Runs until dropped.
     pub(crate) async fn watch_clock(self: Arc<Self>) {
         loop {
             let left = self.principals.next_end().map(|end| {
@@ -195,6 +194,7 @@ impl Standing {
                     continue;
                 }
             }
+            self.principals.rest(Instant::now());
             for principal in self.principals.expire(now_ms()) {
                 tracing::info!(principal = &*principal, "quarantine is over");
             }
