@@ -105,6 +105,7 @@ impl Lease {
             risk,
         };
         let now = self.enforcer.again(&self.entry, &self.headers);
+        self.enforcer.standing.lease_reviewed();
         let trigger = match now {
             Again::Allowed => return None,
             Again::Revoked => Trigger::Revocation,

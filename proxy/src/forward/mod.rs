@@ -34,6 +34,7 @@ use hyper::body::Incoming;
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::Shape;
+use crate::record::Carried;
 pub(crate) use dial::{MutualTls, UpstreamTlsClient};
 use error::ForwardError;
 use expectation::Waiting;
@@ -104,7 +105,15 @@ pub(crate) async fn forward(
     };
     let Answer { response, mut held } = match answer {
         Ok(answer) => answer,
-        Err(error) => return Err(failed(lease, pool, &error)),
+        Err(error) => {
+            if matches!(error, ForwardError::LeaseEnded) {
+                lease.carried(Carried {
+                    bytes_in: progress.bytes(),
+                    bytes_out: 0,
+                });
+            }
+            return Err(failed(lease, pool, &error));
+        }
     };
     held.permit = permit;
     let over = waiting.map(Waiting::answered);

@@ -146,10 +146,6 @@ fn complete(call: &mut Option<OpenCall>) {
 fn fail(call: &mut Option<OpenCall>, failure: Failure) {
     if let Some(mut open) = call.take() {
         open.lease.failed(failure);
-        open.lease.carried(Carried {
-            bytes_in: open.upload.bytes(),
-            bytes_out: open.answered,
-        });
     }
 }
 
@@ -187,6 +183,12 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        if self.held.is_some() {
+            self.lease.carried(Carried {
+                bytes_in: self.upload.bytes(),
+                bytes_out: self.answered,
+            });
+        }
         if let Some(place) = self.place {
             self.lease.calls().ending().leave(place);
         }
