@@ -8,6 +8,7 @@ use std::{net::IpAddr, time::SystemTime};
 
 use wayleave_authz::{
     Action, Context, Direction, Engine, Facts, Inputs, NoClaims, PolicyFile, Principal, Resource,
+    signals::SignalValues,
 };
 use wayleave_identity::SpiffeId;
 
@@ -71,6 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 headers: &headers,
                 claims: &NoClaims,
                 rpc: None,
+                signals: &SignalValues::NONE,
             },
         };
         let decision = engine.decide(&facts);

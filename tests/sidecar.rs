@@ -52,6 +52,7 @@ mod sidecar {
     mod reload;
     mod retries;
     mod revocation;
+    mod signals;
     mod small_frames;
     mod standing;
     mod status;

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::obligation::{Alert, Obligations};
+use crate::{
+    obligation::{Alert, Obligations, QuarantineTerms},
+    signals::Signal,
+};
 
 /// Whether the call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +53,7 @@ pub enum ReasonCode {
     AuditAllow,
     /// The principal is in quarantine.
     Quarantined,
-    /// The principal or its SVID is revoked.
+    /// The principal, or the SVID that it has shown, is revoked.
     Revoked,
 }
 
@@ -105,12 +108,17 @@ impl fmt::Debug for Revision {
 pub(crate) struct PolicyNames {
     pub(crate) revision: Revision,
     pub(crate) names: Box<[PolicyName]>,
+    /// Whether any of them asks for a quarantine.
+    pub(crate) quarantine: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct PolicyName {
     pub(crate) id: Arc<str>,
     pub(crate) obligations: Obligations,
+    /// The signals that it reads, each with what it is compared with; without a limit where that
+    /// is no constant.
+    pub(crate) limits: Box<[(Signal, Option<i64>)]>,
 }
 
 /// The answer to one call, with the policies that determined it. Cheap to clone.
@@ -171,10 +179,8 @@ impl Decision {
     #[must_use]
     pub fn obligations(&self) -> Obligations {
         let mut all = Obligations::default();
-        for index in self.determining.iter() {
-            if let Some(name) = self.names.names.get(index as usize) {
-                all.merge(&name.obligations);
-            }
+        for name in self.determining_names() {
+            all.merge(&name.obligations);
         }
         all
     }
@@ -182,9 +188,41 @@ impl Decision {
     /// How loudly the determining policies ask for the decision to be reported.
     #[must_use]
     pub fn alert(&self) -> Option<Alert> {
-        let names = self.determining.iter();
-        let names = names.filter_map(|index| self.names.names.get(index as usize));
+        let names = self.determining_names();
         names.filter_map(|name| name.obligations.alert).max()
+    }
+
+    /// Whether a policy that decided asks for a quarantine; told without looking at them where no
+    /// policy does.
+    #[must_use]
+    pub fn asks_for_quarantine(&self) -> bool {
+        self.names.quarantine && self.quarantine().is_some()
+    }
+
+    /// The quarantine that the policies which denied ask for, and the one of them that asks for
+    /// most. None where the deny is not enforced.
+    #[must_use]
+    pub fn quarantine(&self) -> Option<(&Arc<str>, QuarantineTerms)> {
+        if self.is_allow() {
+            return None;
+        }
+        let asked = |name: &&PolicyName| name.obligations.quarantine;
+        let names = || self.determining_names();
+        // The first of those that ask for as much.
+        let most = names().filter(|name| asked(name).is_some());
+        let most = most.reduce(|most, name| match asked(&name) > asked(&most) {
+            true => name,
+            false => most,
+        })?;
+        let terms = names().filter_map(|name| asked(&name));
+        Some((&most.id, terms.reduce(QuarantineTerms::merged)?))
+    }
+
+    /// Of each policy that determined it, the signals that it reads, each with what it is compared
+    /// with as [`Limits::at`](crate::signals::Limits::at) has it; without a limit where that is no
+    /// constant.
+    pub fn signal_limits(&self) -> impl Iterator<Item = &[(Signal, Option<i64>)]> {
+        self.determining_names().map(|name| &*name.limits)
     }
 
     /// What would have been decided if the policies in audit mode counted, where that is
@@ -218,6 +256,11 @@ impl Decision {
             self.audit.would = Some(Effect::Deny);
         }
         self
+    }
+
+    fn determining_names(&self) -> impl Iterator<Item = &PolicyName> {
+        let names = self.determining.iter();
+        names.filter_map(|index| self.names.names.get(index as usize))
     }
 
     fn ids<'a>(&'a self, list: &'a PolicyList) -> impl Iterator<Item = &'a Arc<str>> {
@@ -304,6 +347,7 @@ mod tests {
             names: Arc::new(PolicyNames {
                 revision: Revision([0; 16]),
                 names: Box::new([]),
+                quarantine: false,
             }),
             determining: PolicyList::default(),
             errors: PolicyList::default(),

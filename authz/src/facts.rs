@@ -9,7 +9,10 @@ use std::{
 
 use wayleave_identity::SpiffeId;
 
-use crate::action::{Action, Family};
+use crate::{
+    action::{Action, Family},
+    signals::SignalValues,
+};
 
 /// Everything a decision is made from.
 #[derive(Clone, Copy)]
@@ -72,6 +75,8 @@ pub struct Context<'a> {
     pub claims: &'a dyn Claims,
     /// The gRPC method. A gRPC call must have it.
     pub rpc: Option<Rpc<'a>>,
+    /// How the caller behaves, and what is known against it: what of it the policies read.
+    pub signals: &'a SignalValues,
 }
 
 /// Which way a call goes, as seen from the workload.

@@ -45,7 +45,7 @@ pub use facts::{
     Rpc, Tls,
 };
 pub use load::PolicyFile;
-pub use obligation::{Alert, Mode, Obligations};
+pub use obligation::{Alert, Mode, Obligations, QuarantineScope, QuarantineTerms};
 pub use problem::{LoadErrors, Problem};
 pub use record::{ClaimValue, RecordedFacts, RecordedHeaders, RecordedRpc, RecordedTls};
 pub use schema::built_in as built_in_schema;

@@ -3,13 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::EntityUid;
+use cedar_policy::{
+    EntityUid,
+    pst::{BinaryOp, Expr, Literal, Var},
+};
 use wayleave_identity::SpiffeId;
 
 use crate::{
     action::Action,
+    compile::lower::{path, signal_at},
     load::CheckedPolicy,
     problem::{Problem, did_you_mean},
+    signals::{RiskLevel, Signal, no_level},
+    tree,
 };
 
 /// A message and its remedy.
@@ -30,6 +36,49 @@ pub(crate) fn check(
                 problems.push(origin.source.problem(span, message).with_help(help));
             }
         }
+        for word in unknown_levels(policy) {
+            let origin = &policy.origin;
+            let span = origin.find(&format!("{word:?}"));
+            let help = match did_you_mean(&word, RiskLevel::ALL.map(RiskLevel::as_str)) {
+                Some(meant) => format!("did you mean \"{meant}\"?"),
+                None => "compare it with one of them: in capitals, as CAEP writes them".to_owned(),
+            };
+            let problem = origin.source.problem(span, no_level(&word));
+            problems.push(problem.with_help(help));
+        }
+    }
+}
+
+/// The words that a policy compares the level of risk with though no level has them.
+fn unknown_levels(policy: &CheckedPolicy) -> BTreeSet<String> {
+    let mut unknown = BTreeSet::new();
+    let clauses = policy.tree.iter().flat_map(|tree| tree.body().clauses());
+    for expression in clauses.flat_map(tree::expressions) {
+        if let Expr::BinaryOp { op, left, right } = expression {
+            let words = match (op, is_risk(left), is_risk(right)) {
+                (BinaryOp::Eq | BinaryOp::NotEq, true, _) => words(right),
+                (BinaryOp::Eq | BinaryOp::NotEq | BinaryOp::Contains, _, true) => words(left),
+                _ => Vec::new(),
+            };
+            let wrong = words
+                .iter()
+                .filter(|word| RiskLevel::from_name(word).is_none());
+            unknown.extend(wrong.map(|word| (*word).to_owned()));
+        }
+    }
+    unknown
+}
+
+fn is_risk(expression: &Expr) -> bool {
+    matches!(path(expression), Some((Var::Context, names)) if signal_at(&names) == Some(Signal::Risk))
+}
+
+/// The texts that an expression is, or is a set of.
+fn words(expression: &Expr) -> Vec<&str> {
+    match expression {
+        Expr::Literal(Literal::String(word)) => vec![word.as_str()],
+        Expr::Set(members) => members.iter().flat_map(|member| words(member)).collect(),
+        _ => Vec::new(),
     }
 }
 

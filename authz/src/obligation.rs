@@ -9,23 +9,55 @@ pub struct Obligations {
     pub status: Option<u16>,
     /// `@reason`: told to the caller where the listener shows reasons.
     pub reason: Option<Arc<str>>,
-    /// `@quarantine`: deny this principal everything for so long.
-    pub quarantine: Option<Duration>,
+    /// `@quarantine`: deny this principal for a while.
+    pub quarantine: Option<QuarantineTerms>,
     /// `@alert`: mark the record and count it.
     pub alert: Option<Alert>,
 }
 
 impl Obligations {
-    /// Adds what another deciding policy asks for: the first status and reason, the longest
-    /// quarantine, the highest alert.
+    /// Adds what another deciding policy asks for: the first status and reason, the widest
+    /// and longest quarantine, the highest alert.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.status = self.status.or(other.status);
         if self.reason.is_none() {
             self.reason.clone_from(&other.reason);
         }
-        self.quarantine = self.quarantine.max(other.quarantine);
+        self.quarantine = match (self.quarantine, other.quarantine) {
+            (Some(one), Some(other)) => Some(one.merged(other)),
+            (one, other) => one.or(other),
+        };
         self.alert = self.alert.max(other.alert);
     }
+}
+
+/// What a `@quarantine` asks for. The order is of how much that is: the wider scope, then the
+/// longer time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuarantineTerms {
+    /// What is denied.
+    pub scope: QuarantineScope,
+    /// For how long.
+    pub time: Duration,
+}
+
+impl QuarantineTerms {
+    /// The wider scope and the longer time of the two.
+    pub(crate) fn merged(self, other: Self) -> Self {
+        Self {
+            scope: self.scope.max(other.scope),
+            time: self.time.max(other.time),
+        }
+    }
+}
+
+/// What of a principal's calls a `@quarantine` denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QuarantineScope {
+    /// `@quarantine("60s service")`: those of the service that was called.
+    Service,
+    /// `@quarantine("60s")`: all.
+    Everything,
 }
 
 /// How loudly a decision is to be reported.
@@ -97,18 +129,23 @@ impl Mode {
 mod tests {
     use super::*;
 
+    fn terms(scope: QuarantineScope, seconds: u64) -> Option<QuarantineTerms> {
+        let time = Duration::from_secs(seconds);
+        Some(QuarantineTerms { scope, time })
+    }
+
     #[test]
     fn merging_keeps_the_first_words_and_the_strictest_measures() {
         let mut first = Obligations {
             status: None,
             reason: Some("a".into()),
-            quarantine: Some(Duration::from_secs(5)),
+            quarantine: terms(QuarantineScope::Everything, 5),
             alert: Some(Alert::Low),
         };
         first.merge(&Obligations {
             status: Some(429),
             reason: Some("b".into()),
-            quarantine: Some(Duration::from_secs(60)),
+            quarantine: terms(QuarantineScope::Service, 60),
             alert: Some(Alert::High),
         });
         assert_eq!(
@@ -116,7 +153,7 @@ mod tests {
             Obligations {
                 status: Some(429),
                 reason: Some("a".into()),
-                quarantine: Some(Duration::from_secs(60)),
+                quarantine: terms(QuarantineScope::Everything, 60),
                 alert: Some(Alert::High),
             }
         );

@@ -15,6 +15,7 @@ use crate::{
     calendar,
     engine::Engine,
     facts::{Claim, Claims, Context, Direction, Facts, Headers, Principal, Resource, Rpc, Tls},
+    signals::SignalValues,
 };
 
 /// Headers whose values are credentials: never written to a record.
@@ -94,6 +95,9 @@ pub struct RecordedFacts {
     /// The gRPC method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc: Option<RecordedRpc>,
+    /// The signals that policies read, by their names below `context.signals`.
+    #[serde(default, skip_serializing_if = "SignalValues::is_empty")]
+    pub signals: SignalValues,
 }
 
 /// The headers of a call that policies read, as records keep them.
@@ -214,6 +218,7 @@ impl RecordedFacts {
                 service: rpc.service.to_owned(),
                 method: rpc.method.to_owned(),
             }),
+            signals: context.signals.only(engine.signals_read()),
         };
         recorded.copy_headers(facts, engine);
         recorded.copy_claims(facts, engine);
@@ -291,6 +296,7 @@ impl RecordedFacts {
                     service: &rpc.service,
                     method: &rpc.method,
                 }),
+                signals: &self.signals,
             },
         }
     }

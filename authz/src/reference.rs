@@ -19,6 +19,7 @@ use crate::{
         value::{Const, Net},
     },
     facts::{Claim, Claims, Facts, Headers, LAST_MILLISECOND, Principal, Tls},
+    signals::{Kind, Signal, SignalValues},
     snapshot::{EntityRef, Snapshot},
 };
 
@@ -217,6 +218,7 @@ impl Translator {
                 RestrictedExpression::new_ip(Net::of(context.source_ip).to_string()),
             ),
             pair("claims", self.claims(context.claims)?),
+            pair("signals", signals(context.signals)?),
         ]);
         if let Some(tls) = context.tls {
             pairs.extend([pair("tls", tls_record(&tls)?)]);
@@ -331,6 +333,24 @@ fn tls_record(tls: &Tls<'_>) -> Result<RestrictedExpression, Inexpressible> {
             RestrictedExpression::new_bool(tls.post_quantum),
         ),
     ]))
+}
+
+fn signals(values: &SignalValues) -> Result<RestrictedExpression, Inexpressible> {
+    let (mut fields, mut of_endpoint) = (Attributes::new(), Attributes::new());
+    for signal in Signal::ALL {
+        let value = values.value(signal);
+        let value = match signal.kind() {
+            Kind::Long => RestrictedExpression::new_long(value),
+            Kind::Bool => RestrictedExpression::new_bool(value != 0),
+            Kind::Level => text(values.risk().as_str()),
+        };
+        match signal.name().strip_prefix("endpoint.") {
+            Some(name) => of_endpoint.extend([pair(name, value)]),
+            None => fields.extend([pair(signal.name(), value)]),
+        }
+    }
+    fields.extend([pair("endpoint", record(of_endpoint)?)]);
+    record(fields)
 }
 
 fn uid(type_name: &EntityTypeName, id: &str) -> EntityUid {

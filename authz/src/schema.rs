@@ -24,10 +24,11 @@ pub(crate) const HEADERS: [&str; 9] = [
 ];
 
 /// The types that the built-in schema declares, which an extension may not declare again.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 16] = [
     "Anonymous",
     "Claims",
     "Endpoint",
+    "EndpointSignals",
     "Group",
     "GrpcContext",
     "Headers",
@@ -35,6 +36,7 @@ pub(crate) const NAMES: [&str; 14] = [
     "Port",
     "Rpc",
     "Service",
+    "Signals",
     "SpiffePath",
     "TcpContext",
     "Tls",

@@ -14,6 +14,23 @@ pub(crate) fn expressions(clause: &Clause) -> impl Iterator<Item = &Expr> {
     })
 }
 
+/// Visits the expressions of some clauses from the outside in, as far as `enter` says so.
+pub(crate) fn visit<'a>(
+    clauses: impl IntoIterator<Item = &'a Clause>,
+    mut enter: impl FnMut(&Expr) -> bool,
+) {
+    let condition = |clause: &'a Clause| {
+        let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+        &**condition
+    };
+    let mut open: Vec<&Expr> = clauses.into_iter().map(condition).collect();
+    while let Some(expression) = open.pop() {
+        if enter(expression) {
+            open_parts(expression, &mut open);
+        }
+    }
+}
+
 fn open_parts<'a>(expression: &'a Expr, open: &mut Vec<&'a Expr>) {
     match expression {
         Expr::Set(members) => open.extend(members.iter().map(|member| &**member)),

@@ -23,7 +23,7 @@ use rivals::{Cel, Rego, Rival, Stock};
 use rules::Call;
 use wayleave_authz::{
     Action, Context, Direction, Engine, Facts, Inputs, NoClaims, PolicyFile, Principal, Resource,
-    Tls,
+    Tls, signals::SignalValues,
 };
 
 /// Counts the memory that a loaded engine keeps.
@@ -72,6 +72,7 @@ fn facts(call: &Call) -> Facts<'_> {
             headers: &HEADERS,
             claims: &NoClaims,
             rpc: None,
+            signals: &SignalValues::NONE,
         },
     }
 }

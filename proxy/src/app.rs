@@ -31,7 +31,7 @@ use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::review::Changes;
 use crate::sockets::{PassedSocket, Sockets};
 use crate::standing::control::{Control, ControlError};
-use crate::standing::{Journal, JournalError, Standing};
+use crate::standing::{Journal, JournalError, Standing, watch_signals};
 use crate::worker::Workers;
 
 /// What a sidecar is started with.
@@ -174,6 +174,9 @@ impl Sidecar {
         let upstreams = Arc::clone(&fleet.upstreams);
         tokio::spawn(Arc::clone(&memory).watch());
         tokio::spawn(Arc::clone(&changes).watch_clock(policies.feeds.subscribe()));
+        let lives = fleet.workers.seats().map(|seat| Arc::clone(seat.live()));
+        let feed = policies.feeds.subscribe();
+        tokio::spawn(watch_signals(feed, lives.collect(), Arc::clone(&changes)));
         if let Some(every) = signals.reauthorize_every {
             tokio::spawn(changes.reauthorize(every));
         }

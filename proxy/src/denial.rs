@@ -106,8 +106,13 @@ impl Denial {
         denial
     }
 
-    /// Policy said no. `show_reason` lets the deciding policy's `@reason` out.
-    pub(crate) fn by_policy(entry: Entry, show_reason: bool) -> Self {
+    /// Policy said no. `show_reason` lets the deciding policy's `@reason` out; `retry_after` is when
+    /// it would not say so any more, where that is known.
+    pub(crate) fn by_policy(
+        entry: Entry,
+        show_reason: bool,
+        retry_after: Option<Duration>,
+    ) -> Self {
         let obligations = entry.obligations();
         let status = obligations
             .status
@@ -117,7 +122,7 @@ impl Denial {
         let detail = reason.unwrap_or("the policy of this service does not allow this call");
         let reason_code = entry.reason_code();
         let mut denial = Self::new(entry, status, reason_code, detail);
-        denial.retry_after = is_for_now(status).then_some(1);
+        denial.retry_after = is_for_now(status).then(|| retry_after.map_or(1, whole_seconds));
         denial
     }
 

@@ -171,6 +171,34 @@ impl Live {
         }
     }
 
+    /// The principals whose calls wait, each once.
+    pub(crate) fn principals(&self) -> Vec<Arc<Behaviour>> {
+        let (mut all, mut first) = (Vec::new(), 0);
+        while let Some(behind) = self.principals_from(first, &mut all) {
+            first = behind;
+        }
+        all.sort_unstable_by_key(Arc::as_ptr);
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        all
+    }
+
+    /// A few at a time: the worker waits for the lock.
+    fn principals_from(&self, first: usize, all: &mut Vec<Arc<Behaviour>>) -> Option<usize> {
+        let calls = self.lock();
+        let behind = first.saturating_add(AT_ONCE);
+        if first >= calls.capacity() {
+            return None;
+        }
+        let some = (first..behind).filter_map(|key| calls.get(key)?.behaviour.as_ref());
+        for behaviour in some {
+            // Most often those of one principal lie beside each other.
+            if !all.last().is_some_and(|last| Arc::ptr_eq(last, behaviour)) {
+                all.push(Arc::clone(behaviour));
+            }
+        }
+        Some(behind)
+    }
+
     /// How many calls wait.
     #[cfg(test)]
     fn waiting(&self) -> usize {

@@ -4,6 +4,7 @@
 use crate::{
     action::Family,
     facts::{Claim, Facts, Principal},
+    signals::{Kind, Signal},
 };
 
 use super::value::{FactSet, Net, Value};
@@ -34,6 +35,9 @@ pub(crate) enum Fact {
     Rpc,
     RpcService,
     RpcMethod,
+    Signals,
+    EndpointSignals,
+    Signal(Signal),
 }
 
 /// The declared type of a claim.
@@ -130,7 +134,14 @@ impl Fact {
             Self::Header(number) => Value::FactSet(FactSet::Header(number)),
             Self::RpcService => Value::Text(context.rpc?.service),
             Self::RpcMethod => Value::Text(context.rpc?.method),
-            Self::Claims | Self::Headers | Self::Rpc => Value::Bool(true),
+            Self::Signal(signal) => match signal.kind() {
+                Kind::Long => Value::Long(context.signals.value(signal)),
+                Kind::Bool => Value::Bool(context.signals.value(signal) != 0),
+                Kind::Level => Value::Text(context.signals.risk().as_str()),
+            },
+            Self::Claims | Self::Headers | Self::Rpc | Self::Signals | Self::EndpointSignals => {
+                Value::Bool(true)
+            }
         })
     }
 

@@ -8,7 +8,10 @@ use cedar_policy::{
     pst::{BinaryOp, Clause, EntityType, EntityUID, Expr, Literal, PatternElem, UnaryOp, Var},
 };
 
-use crate::snapshot::{EntityRef, Snapshot, TypeId};
+use crate::{
+    signals::Signal,
+    snapshot::{EntityRef, Snapshot, TypeId},
+};
 
 use super::{
     fact::{Declared, Fact},
@@ -36,6 +39,12 @@ pub(crate) enum Unsupported {
 
 type Lowered<T = NodeId> = Result<T, Unsupported>;
 
+/// A place in a program that grows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) node: usize,
+}
+
 /// Builds one program from many conditions, each constant stored once.
 pub(crate) struct Lowering<'a> {
     snapshot: &'a Snapshot,
@@ -58,6 +67,18 @@ impl<'a> Lowering<'a> {
             patterns: BTreeMap::new(),
             names: BTreeMap::new(),
         }
+    }
+
+    /// Where the nodes of the next condition begin.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            node: self.program.nodes.len(),
+        }
+    }
+
+    /// What was lowered so far.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
     }
 
     pub(crate) fn finish(self) -> Program {
@@ -380,6 +401,12 @@ impl<'a> Lowering<'a> {
         let whole: Vec<&str> = [base, names].concat();
         let fact = self.context_fact(&whole);
         match (base, names.len()) {
+            // Every call has every signal.
+            ([] | ["signals"] | ["signals", "endpoint"], _)
+                if whole.first() == Some(&"signals") =>
+            {
+                self.node(Node::Bool(fact.is_some()))
+            }
             ([], 1 | 2) => self.node(fact.map_or(Node::Bool(false), Node::Has)),
             ([record], 1) => {
                 let record = self.context_fact(&[record]).ok_or(Unsupported::Operation)?;
@@ -411,6 +438,9 @@ impl<'a> Lowering<'a> {
             ["rpc"] => Fact::Rpc,
             ["rpc", "service"] => Fact::RpcService,
             ["rpc", "method"] => Fact::RpcMethod,
+            ["signals"] => Fact::Signals,
+            ["signals", "endpoint"] => Fact::EndpointSignals,
+            ["signals", ..] => Fact::Signal(signal_at(path)?),
             _ => return None,
         })
     }
@@ -509,7 +539,7 @@ fn split<'a>(expression: &'a Expr, into: &mut Vec<Conjunct<'a>>) {
 }
 
 /// `principal.a.b` as the variable and the names.
-fn path(expression: &Expr) -> Option<(Var, Vec<&str>)> {
+pub(crate) fn path(expression: &Expr) -> Option<(Var, Vec<&str>)> {
     let mut names = Vec::new();
     let mut inner = expression;
     loop {
@@ -540,8 +570,21 @@ fn entity_fact(var: &Var, path: &[&str]) -> Option<Fact> {
     })
 }
 
+/// The signal that `context.signals.…` is.
+pub(crate) fn signal_at(path: &[&str]) -> Option<Signal> {
+    Signal::from_name(&path.strip_prefix(&["signals"])?.join("."))
+}
+
 fn is_record(fact: Fact) -> bool {
-    matches!(fact, Fact::Tls | Fact::Claims | Fact::Headers | Fact::Rpc)
+    matches!(
+        fact,
+        Fact::Tls
+            | Fact::Claims
+            | Fact::Headers
+            | Fact::Rpc
+            | Fact::Signals
+            | Fact::EndpointSignals
+    )
 }
 
 /// `ip("…")` and its like. What times mean is asked of Cedar.

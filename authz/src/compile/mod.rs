@@ -8,4 +8,6 @@ pub(crate) mod index;
 mod like;
 pub(crate) mod lower;
 pub(crate) mod program;
+pub(crate) mod reads;
+pub(crate) mod signals;
 pub(crate) mod value;

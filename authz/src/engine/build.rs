@@ -12,6 +12,7 @@ use crate::{
         index::{Index, Scope},
         lower::{Lowering, Unsupported},
         program::{NodeId, Operands},
+        reads, signals,
     },
     decision::{PolicyName, PolicyNames, Revision},
     load::CheckedPolicy,
@@ -39,8 +40,14 @@ impl Parts {
         let mut conditions = Vec::new();
         let mut compiled = Vec::with_capacity(self.policies.len());
         let mut scopes = Vec::with_capacity(self.policies.len());
+        let mut limits = Vec::with_capacity(self.policies.len());
         for policy in &self.policies {
+            let mark = lowering.mark();
             let one = compile(policy, &snapshot, &mut lowering, &mut conditions)?;
+            limits.push(match &one.condition {
+                Condition::Compiled(_) => signals::compared(lowering.program(), mark),
+                Condition::Cedar(_) => signals::unknown(reads::signals(policy.tree.as_ref())),
+            });
             scopes.push((one.scope, one.permit));
             compiled.push(one);
         }
@@ -57,7 +64,8 @@ impl Parts {
             .iter()
             .any(|policy| matches!(policy.condition, Condition::Cedar(_)));
         let engine = Engine {
-            names: Arc::new(names(&self.policies, self.revision)),
+            signal_limits: signals::limits(&limits),
+            names: Arc::new(names(&self.policies, limits, self.revision)),
             index: Index::new(&scopes, &snapshot),
             policies: compiled.into(),
             conditions: conditions.into(),
@@ -149,14 +157,23 @@ pub(super) fn internal(error: impl std::fmt::Display) -> LoadErrors {
     Problem::of_file("built-in schema".as_ref(), error.to_string()).into()
 }
 
-fn names(policies: &[CheckedPolicy], revision: Revision) -> PolicyNames {
-    let name = |policy: &CheckedPolicy| PolicyName {
+fn names(
+    policies: &[CheckedPolicy],
+    limits: Vec<signals::Compared>,
+    revision: Revision,
+) -> PolicyNames {
+    let name = |(policy, limits): (&CheckedPolicy, signals::Compared)| PolicyName {
         id: Arc::clone(&policy.annotations.id),
         obligations: policy.annotations.obligations.clone(),
+        limits: limits.into(),
     };
+    let names: Box<[_]> = policies.iter().zip(limits).map(name).collect();
     PolicyNames {
         revision,
-        names: policies.iter().map(name).collect(),
+        quarantine: names
+            .iter()
+            .any(|name| name.obligations.quarantine.is_some()),
+        names,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     problem::{LoadErrors, Source},
     reference::{self as cedar_facts, Translator},
     schema,
+    signals::{SignalLimits, SignalSet},
     snapshot::Snapshot,
     stack,
 };
@@ -52,7 +53,7 @@ pub struct Inputs {
 /// use std::{net::IpAddr, time::SystemTime};
 /// use wayleave_authz::{
 ///     Action, Context, Direction, Engine, Facts, Inputs, NoClaims, NoHeaders, PolicyFile,
-///     Principal, Resource,
+///     Principal, Resource, signals::SignalValues,
 /// };
 ///
 /// let engine = Engine::load(&Inputs {
@@ -92,6 +93,7 @@ pub struct Inputs {
 ///         headers: &NoHeaders,
 ///         claims: &NoClaims,
 ///         rpc: None,
+///         signals: &SignalValues::NONE,
 ///     },
 /// });
 /// assert!(decision.is_allow());
@@ -110,6 +112,7 @@ pub struct Engine {
     headers_read: Box<[Box<str>]>,
     reads_query: bool,
     flips: Flips,
+    signal_limits: SignalLimits,
     translator: Translator,
     /// The snapshot as Cedar has it, for policies that are left to Cedar. Made at load where
     /// there are such policies; none where it cannot be made.
@@ -217,6 +220,25 @@ impl Engine {
         Some(UNIX_EPOCH + Duration::from_millis(u64::try_from(next).ok()?))
     }
 
+    /// The signals that policies read.
+    #[must_use]
+    pub fn signals_read(&self) -> SignalSet {
+        self.signal_limits.read()
+    }
+
+    /// What policies compare signals with: a call that is open is to be decided again when one
+    /// passes such a limit.
+    #[must_use]
+    pub fn signal_limits(&self) -> &SignalLimits {
+        &self.signal_limits
+    }
+
+    /// A deny that no policy made, and that audit mode does not waive.
+    #[must_use]
+    pub fn refuse(&self, reason: ReasonCode) -> Decision {
+        Tally::default().decision(&self.names, Some(reason))
+    }
+
     /// Every header that policies of this set could read, by lower-case name.
     pub fn headers_declared(&self) -> impl ExactSizeIterator<Item = &str> {
         self.declared.headers.iter().map(|name| &**name)
@@ -250,13 +272,6 @@ impl Engine {
         }
         self.evaluate(&self.call(facts), &mut tally);
         tally.decision(&self.names, None)
-    }
-
-    /// The deny of a call that no policy is asked about: of a principal that is in quarantine or
-    /// revoked.
-    #[must_use]
-    pub fn refuse(&self, reason: ReasonCode) -> Decision {
-        Tally::default().decision(&self.names, Some(reason))
     }
 
     pub(crate) fn call<'a>(&'a self, facts: &'a Facts<'a>) -> Call<'a> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 use cedar_policy::Effect;
 
 use crate::{
-    obligation::{Alert, Mode, Obligations},
+    obligation::{Alert, Mode, Obligations, QuarantineScope, QuarantineTerms},
     problem::{Problem, Source, did_you_mean},
 };
 
@@ -193,16 +193,34 @@ fn parse_reason(value: &str) -> Result<Arc<str>, Mistake> {
     Ok(value.into())
 }
 
-fn parse_quarantine(value: &str) -> Result<Duration, Mistake> {
-    parse_duration(value)
+/// A time, and behind a space what is denied, where that is not everything.
+fn parse_quarantine(value: &str) -> Result<QuarantineTerms, Mistake> {
+    let (time, scope) = match value.split_once(' ') {
+        Some((time, scope)) => (time, Some(scope)),
+        None => (value, None),
+    };
+    let time = parse_duration(time)
         .filter(|time| !time.is_zero() && *time <= LONGEST_QUARANTINE)
         .ok_or_else(|| {
             (
-                format!("`{value}` is not a time to be in quarantine"),
+                format!("`{time}` is not a time to be in quarantine"),
                 "write a number and a unit, such as `60s`, `15m`, `12h` or `7d`, up to `30d`"
                     .to_owned(),
             )
-        })
+        })?;
+    let scope = match scope {
+        None => QuarantineScope::Everything,
+        Some("service") => QuarantineScope::Service,
+        Some(other) => {
+            return Err((
+                format!("`{other}` is not what a quarantine can be confined to"),
+                "write `service` behind the time for the service that was called alone, or \
+                 nothing for everything"
+                    .to_owned(),
+            ));
+        }
+    };
+    Ok(QuarantineTerms { scope, time })
 }
 
 fn parse_duration(value: &str) -> Option<Duration> {
@@ -253,11 +271,14 @@ mod tests {
             ("12h", 43_200),
             ("30d", 2_592_000),
         ] {
-            assert_eq!(
-                parse_quarantine(value).ok(),
-                Some(Duration::from_secs(seconds)),
-                "{value}"
-            );
+            for (written, scope) in [
+                (value.to_owned(), QuarantineScope::Everything),
+                (format!("{value} service"), QuarantineScope::Service),
+            ] {
+                let time = Duration::from_secs(seconds);
+                let terms = Some(QuarantineTerms { scope, time });
+                assert_eq!(parse_quarantine(&written).ok(), terms, "{written}");
+            }
         }
         for value in [
             "",
@@ -268,6 +289,11 @@ mod tests {
             "-1s",
             "1.5h",
             "60 s",
+            "60s everything",
+            "60s  service",
+            "60s service ",
+            "service",
+            " service",
             "99999999999999999999s",
         ] {
             assert!(parse_quarantine(value).is_err(), "{value}");

@@ -5,13 +5,22 @@
 //! a level of risk. Time is passed in; nothing here waits, logs or does I/O.
 
 mod behaviour;
+mod distinct;
+mod endpoints;
 mod ledger;
+mod limits;
+mod others;
 mod principals;
 mod signal;
 mod standing;
+mod values;
+mod window;
 
-pub use behaviour::Behaviour;
+pub use behaviour::{Behaviour, Counted};
 pub use ledger::{Concerned, StandingError};
+pub use limits::{Limits, SignalLimits};
 pub use principals::Principals;
+pub(crate) use signal::Kind;
 pub use signal::{RiskLevel, Signal, SignalSet, SignalValues};
 pub use standing::{Against, Change, Known, Origin, Quarantine, Revocation, Revoked, Risk, Scope};
+pub(crate) use values::no_level;

@@ -5,13 +5,20 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::behaviour::Behaviour;
+use super::behaviour::{Behaviour, Shared};
 use super::ledger::{Concerned, Ledger, StandingError};
 use super::standing::{Change, Known};
 
 /// How many parts the table has, each with a lock of its own.
 const SHARDS: usize = 16;
+
+/// Among how many the one is chosen that is forgotten.
+const SAMPLE: usize = 64;
+
+/// After so long a principal that is not connected rests.
+const RESTS_AFTER: Duration = Duration::from_secs(61 * 60);
 
 type Shard = HashMap<Box<str>, Arc<Behaviour>>;
 
@@ -22,6 +29,7 @@ pub struct Principals {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     max_per_shard: usize,
+    shared: Arc<Shared>,
     ledger: Mutex<Ledger>,
     /// Most often none, so that calls need not look.
     revoked_serials: AtomicUsize,
@@ -35,6 +43,7 @@ impl Principals {
             shards: Default::default(),
             hasher: RandomState::new(),
             max_per_shard: max_principals.div_ceil(SHARDS),
+            shared: Arc::new(Shared::new()),
             ledger: Mutex::default(),
             revoked_serials: AtomicUsize::new(0),
         }
@@ -48,9 +57,10 @@ impl Principals {
             return Arc::clone(known);
         }
         if shard.len() >= self.max_per_shard {
-            forget_one(&mut shard);
+            let hash = self.hasher.hash_one(principal);
+            forget_one(&mut shard, hash >> 8);
         }
-        let new = Arc::new(Behaviour::new(principal));
+        let new = Arc::new(Behaviour::new(principal, Arc::clone(&self.shared)));
         shard.insert(principal.into(), Arc::clone(&new));
         drop(shard);
         // INVARIANT: in the table first. What is said of it from here on reaches it there, and
@@ -83,6 +93,31 @@ impl Principals {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Says whether what the fleet shares may be out of date: the signal `stale` of all.
+    pub fn set_stale(&self, stale: bool) {
+        self.shared.stale.store(stale, Ordering::Release);
+    }
+
+    /// Has those rest that are not connected and have not called for longer than any window: they
+    /// forget all counts, which are nought by now, and keep which endpoints they have been in
+    /// contact with. Tells how many there were. Takes the lock of each part of the table in turn.
+    pub fn rest(&self, now: Instant) -> usize {
+        let now = self.shared.millis(now);
+        let long = RESTS_AFTER.as_millis() as u64;
+        let mut resting = 0;
+        for shard in &self.shards {
+            for behaviour in lock(shard).values_mut() {
+                let idle = now.saturating_sub(behaviour.last_seen()) > long;
+                // Only the table holds it, so nobody counts.
+                if idle && let Some(behaviour) = Arc::get_mut(behaviour) {
+                    behaviour.rest();
+                    resting += 1;
+                }
+            }
+        }
+        resting
     }
 
     /// Makes a change to what is known, and has it in force when it returns.
@@ -151,10 +186,13 @@ fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes room for one more, if there is one that no connection holds.
-fn forget_one(shard: &mut Shard) {
-    let idle = |known: &&Arc<Behaviour>| Arc::strong_count(known) == 1;
-    let one = shard.values().find(idle);
+/// Makes room for one more, if among some there is one that no connection holds: the one that has
+/// not called for the longest time.
+fn forget_one(shard: &mut Shard, from: u64) {
+    let from = usize::try_from(from % shard.len().max(1) as u64).unwrap_or_default();
+    let sample = shard.values().skip(from).chain(shard.values()).take(SAMPLE);
+    let idle = sample.filter(|known| Arc::strong_count(known) == 1);
+    let one = idle.min_by_key(|known| known.last_seen());
     if let Some(name) = one.map(|known| Box::<str>::from(known.principal())) {
         shard.remove(&name);
     }

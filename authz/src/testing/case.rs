@@ -11,6 +11,7 @@ use crate::{
     calendar,
     facts::Direction,
     record::{ClaimValue, RecordedFacts, RecordedRpc, RecordedTls},
+    signals::SignalValues,
 };
 
 #[derive(Debug, Deserialize)]
@@ -87,6 +88,9 @@ pub struct CallSpec {
     pub claims: BTreeMap<String, ClaimValue>,
     /// A gRPC method as `package.Service/Method`.
     pub rpc: Option<String>,
+    /// Signals by their names below `context.signals`; each that is left out is nought, `false`
+    /// or `NONE`.
+    pub signals: SignalValues,
 }
 
 /// The TLS session of a [`CallSpec`].
@@ -133,9 +137,13 @@ impl CallSpec {
             headers: defaults.headers.clone(),
             claims: defaults.claims.clone(),
             rpc: or(&self.rpc, &defaults.rpc),
+            signals: defaults.signals,
         };
         merged.headers.extend(self.headers.clone());
         merged.claims.extend(self.claims.clone());
+        for signal in self.signals.known().iter() {
+            merged.signals.set(signal, self.signals.value(signal));
+        }
         merged
     }
 
@@ -168,6 +176,7 @@ impl CallSpec {
             withheld: Vec::new(),
             claims: self.claims.clone(),
             rpc: self.rpc()?,
+            signals: self.signals,
         })
     }
 

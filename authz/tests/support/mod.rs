@@ -11,7 +11,7 @@ use std::{
 
 use wayleave_authz::{
     Action, ClaimValue, Context, Decision, Direction, Engine, Facts, Inputs, PolicyFile, Principal,
-    Resource, Rpc, Tls,
+    Resource, Rpc, Tls, signals::SignalValues,
 };
 use wayleave_identity::SpiffeId;
 
@@ -49,6 +49,7 @@ pub(crate) struct Call {
     pub(crate) source_ip: IpAddr,
     pub(crate) tls: bool,
     pub(crate) claims: BTreeMap<String, ClaimValue>,
+    pub(crate) signals: SignalValues,
 }
 
 impl Call {
@@ -69,6 +70,7 @@ impl Call {
             source_ip: IpAddr::from([10, 0, 0, 7]),
             tls: true,
             claims: BTreeMap::new(),
+            signals: SignalValues::NONE,
         }
     }
 
@@ -138,6 +140,7 @@ impl Call {
                     .rpc
                     .as_ref()
                     .map(|(service, method)| Rpc { service, method }),
+                signals: &self.signals,
             },
         })
     }

@@ -13,6 +13,8 @@ pub(super) struct Banner<'a> {
     pub(super) dir: &'a Path,
     /// The socket of the Workload API, absolute; none where it could not be opened.
     pub(super) workload_api: Option<&'a Path>,
+    /// The socket of operators; none where its path would be too long.
+    pub(super) admin_socket: Option<&'a Path>,
 }
 
 impl Banner<'_> {
@@ -35,6 +37,13 @@ impl Banner<'_> {
             let address = format!("unix://{}", socket.display());
             let address = quote(Path::new(&address));
             let _ = writeln!(text, "  workload API  {address}   (SPIFFE_ENDPOINT_SOCKET)");
+        }
+        if let Some(socket) = self.admin_socket {
+            let socket = quote(socket);
+            let _ = writeln!(
+                text,
+                "  admin socket  {socket}   (wayleave quarantine, revoke, risk)"
+            );
         }
         text.push('\n');
         let _ = write!(
@@ -93,6 +102,7 @@ mod tests {
             upstream: "demo",
             dir: Path::new(dir),
             workload_api: Some(Path::new("/w/workload.sock")),
+            admin_socket: Some(Path::new(".wayleave/admin.sock")),
         }
         .text()
     }

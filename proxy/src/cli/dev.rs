@@ -92,6 +92,13 @@ pub(super) fn run(args: DevArgs) -> ExitCode {
     }
 }
 
+/// The socket by which quarantines are started and lifted; none where its path would be longer
+/// than one may be.
+fn admin_socket(dir: &Path) -> Option<PathBuf> {
+    let path = dir.join("admin.sock");
+    (path.as_os_str().len() <= config::SOCKET_PATH).then_some(path)
+}
+
 async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
     let mut signals = Signals::listen().map_err(|error| report::mistake(&error))?;
     let workloads = starter::workloads().map_err(|error| report::mistake(&error))?;
@@ -124,7 +131,7 @@ async fn serve(args: DevArgs) -> Result<ExitCode, ExitCode> {
         sockets: Sockets::default(),
         config: None,
         signals: config::SignalsConfig::default(),
-        control: None,
+        control: admin_socket(&args.dir),
         probes: None,
         max_memory: config::MaxMemory::Auto,
     })
@@ -211,12 +218,14 @@ fn tell_ready(args: &DevArgs, sidecar: &Sidecar, upstream: &str, workload_api: O
     let Some((_, inbound)) = listening.first() else {
         return;
     };
+    let admin_socket = admin_socket(&args.dir);
     let banner = Banner {
         inbound: *inbound,
         admin: sidecar.admin(),
         upstream,
         dir: &args.dir,
         workload_api,
+        admin_socket: admin_socket.as_deref(),
     };
     let text = banner.text();
     let _ = match args.log {

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use wayleave_authz::{Action, Direction, Engine, RecordedFacts, RecordedRpc, RecordedTls};
+use wayleave_authz::{
+    Action, Direction, Engine, RecordedFacts, RecordedRpc, RecordedTls, signals::SignalValues,
+};
 use wayleave_identity::SpiffeId;
 
 use super::policy_source::PolicySource;
@@ -76,6 +78,9 @@ struct CallArgs {
     /// A header, `name: value`; may be given several times
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// A signal, `calls_per_minute=101`, below `context.signals`; may be given several times
+    #[arg(long = "signal", value_name = "NAME=VALUE", value_parser = signal)]
+    signals: Vec<(String, String)>,
     /// A gRPC call: the path is `/package.Service/Method`
     #[arg(long)]
     grpc: bool,
@@ -94,6 +99,11 @@ fn header(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once(':').ok_or("write it as `name: value`")?;
     let name = http::HeaderName::try_from(name.trim()).map_err(|_| "this is not a header name")?;
     Ok((name.to_string(), value.trim().to_owned()))
+}
+
+fn signal(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write it as `name=value`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// Explains, and says with which status the process should end.
@@ -136,6 +146,8 @@ enum CallError {
         path: String,
         why: crate::protocol::Ambiguity,
     },
+    #[error("{0}")]
+    Signal(String),
     #[error("a gRPC path is `/package.Service/Method`, not `{0}`")]
     NotGrpc(String),
 }
@@ -188,7 +200,17 @@ impl CallArgs {
             withheld: Vec::new(),
             claims: BTreeMap::new(),
             rpc: self.rpc(path)?,
+            signals: self.signals()?,
         })
+    }
+
+    fn signals(&self) -> Result<SignalValues, CallError> {
+        let mut signals = SignalValues::NONE;
+        for (name, value) in &self.signals {
+            let set = signals.set_by_name(name, value);
+            set.map_err(CallError::Signal)?;
+        }
+        Ok(signals)
     }
 
     fn action(&self) -> Action {

@@ -42,6 +42,7 @@ pub use resilience::{
 };
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
 pub use signals::SignalsConfig;
+pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;

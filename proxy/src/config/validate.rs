@@ -28,7 +28,7 @@ const DRAIN_TIME: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 
 const MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Longest path of a unix socket, in bytes.
-const SOCKET_PATH: usize = 107;
+pub(crate) const SOCKET_PATH: usize = 107;
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
+use wayleave_authz::Direction;
 use wayleave_authz::signals::RiskLevel;
 
 use super::kept_headers::KeptHeaders;
-use super::{Again, Enforcer};
+use super::{Again, Enforcer, Meter};
 use crate::protocol::Call;
 use crate::record::{Calls, Carried, Entry, Failure};
 use crate::review::{Seat, Trigger};
@@ -67,6 +68,11 @@ impl Lease {
         self.entry.call()
     }
 
+    /// A place among the open calls for another part of this one.
+    pub(crate) fn another_seat(&self) -> Seat {
+        self.enforcer.live.seat()
+    }
+
     /// Ready once the call is no longer allowed; never again afterwards.
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(ended) = self.review() {
@@ -74,11 +80,22 @@ impl Lease {
         }
         let behaviour = self.entry.calls().behaviour();
         self.seat.wait(cx.waker(), behaviour, self.seen.by_one);
-        // What changed between the two would wake nobody.
-        match self.review() {
-            Some(ended) => Poll::Ready(ended),
-            None => Poll::Pending,
+        self.poll_once_more()
+    }
+
+    /// The same for a part of the call that waits at a seat of its own.
+    pub(crate) fn poll_ended_at(&mut self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(ended) = self.review() {
+            return Poll::Ready(ended);
         }
+        let behaviour = self.entry.calls().behaviour();
+        seat.wait(cx.waker(), behaviour, self.seen.by_one);
+        self.poll_once_more()
+    }
+
+    /// What changed before the call's place was taken would wake nobody.
+    fn poll_once_more(&mut self) -> Poll<Ended> {
+        self.review().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Decides again if something has changed; says so when the answer is now deny. Costs two loads
@@ -136,6 +153,26 @@ impl Lease {
     /// Notes that the answer was delivered whole.
     pub(crate) fn completed(&mut self) {
         self.entry.completed();
+    }
+
+    /// What counts the bytes that leave by the answer: of a call that comes in.
+    pub(crate) fn answer_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Inbound)
+    }
+
+    /// What counts the bytes that leave by the request: of a call that goes out.
+    pub(crate) fn request_meter(&self) -> Option<&Meter> {
+        self.meter(Direction::Outbound)
+    }
+
+    fn meter(&self, direction: Direction) -> Option<&Meter> {
+        let counting = self.entry.counting()?;
+        (self.enforcer.direction == direction).then(|| counting.meter())
+    }
+
+    /// Notes that a gRPC call was answered with a status other than OK.
+    pub(crate) fn grpc_failed(&mut self) {
+        self.entry.grpc_failed();
     }
 
     /// Notes what was carried of a call that became a tunnel.

@@ -1,6 +1,7 @@
 //! Asks the policy decision point about a call and makes the answer a type: a [`Lease`],
 //! without which nothing can be forwarded, or a [`Denial`].
 
+mod counting;
 mod kept_headers;
 mod lease;
 mod standing;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method};
-use wayleave_authz::signals::RiskLevel;
+use wayleave_authz::signals::{Counted, RiskLevel, SignalValues};
 use wayleave_authz::{
     Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, PolicyStore,
     ReasonCode, RecordedHeaders, Resource, Tls,
@@ -21,10 +22,14 @@ use crate::protocol::{Call, Shape};
 use crate::record::{Asked, Decided, Entry, Origin};
 use crate::review::{Changes, Live};
 use crate::standing::Standing;
+pub(crate) use counting::{Counting, Meter};
 use kept_headers::KeptHeaders;
 pub(crate) use lease::Lease;
 use lease::Seen;
 use standing::Stands;
+
+/// Where policies read none.
+static NO_SIGNALS: SignalValues = SignalValues::NONE;
 
 /// The enforcement point of one listener.
 #[derive(Debug)]
@@ -94,10 +99,23 @@ impl Enforcer {
         let began = Instant::now();
         let stands = self.stands(&asked, behaviour, entry.time());
         seen.risk = stands.risk;
-        let Some(decision) = self.decide(&engine, &asked, &stands, &headers, entry.time()) else {
+        let (resource, method) = (resource(&asked), call.method().map(Method::as_str));
+        let reads = engine.signals_read();
+        let (counting, signals) =
+            Counting::begin(behaviour, reads, &resource, method, began).unzip();
+        let values = signals.as_deref().unwrap_or(&NO_SIGNALS);
+        let decided = self.decide(&engine, &asked, &stands, &headers, values, entry.time());
+        let Some(decision) = decided else {
             entry.refused("no_identity", Some(call), None);
             return Err(Denial::not_ready(entry));
         };
+        let mut retry_after = None;
+        if let Effect::Deny = decision.effect() {
+            counting.iter().for_each(|counting| counting.denied(began));
+            self.quarantine(&decision, &asked);
+            let waits = counting.as_ref();
+            retry_after = waits.and_then(|counting| counting.retry_after(&decision, began));
+        }
         let action = action(&call);
         let kept = match decision.effect() {
             Effect::Allow => KeptHeaders::of(headers.0, &engine),
@@ -111,12 +129,19 @@ impl Enforcer {
             port,
             headers,
             query: engine.reads_query(),
+            signals,
             decision,
             took: began.elapsed(),
         });
         match (entry.effect(), stands.refusal) {
-            (Effect::Allow, _) => Ok(Lease::grant(entry, kept, self, seen)),
-            (Effect::Deny, None) => Err(Denial::by_policy(entry, self.show_reason)),
+            (Effect::Allow, _) => {
+                if let Some(counting) = counting {
+                    counting.allowed();
+                    entry.counts(counting);
+                }
+                Ok(Lease::grant(entry, kept, self, seen))
+            }
+            (Effect::Deny, None) => Err(Denial::by_policy(entry, self.show_reason, retry_after)),
             (Effect::Deny, Some(refusal)) => Err(refusal.denial(entry)),
         }
     }
@@ -131,14 +156,29 @@ impl Enforcer {
         };
         let (headers, now) = (headers.recall(), SystemTime::now());
         let stands = self.stands(&asked, entry.calls().behaviour(), now);
-        match self.decide(&engine, &asked, &stands, &headers, now) {
-            Some(decision) if decision.is_allow() && !headers.asked_in_vain() => Again::Allowed,
-            Some(decision) => match decision.reason() {
-                ReasonCode::Revoked => Again::Revoked,
-                ReasonCode::Quarantined => Again::Quarantined,
-                _ => Again::Denied,
-            },
-            None => Again::Denied,
+        let signals = Self::signals_again(&engine, entry);
+        let Some(decision) = self.decide(&engine, &asked, &stands, &headers, &signals, now) else {
+            return Again::Denied;
+        };
+        if decision.is_allow() && !headers.asked_in_vain() {
+            return Again::Allowed;
+        }
+        self.quarantine(&decision, &asked);
+        match decision.reason() {
+            ReasonCode::Revoked => Again::Revoked,
+            ReasonCode::Quarantined => Again::Quarantined,
+            _ => Again::Denied,
+        }
+    }
+
+    /// The signals of this moment, of a call that began before.
+    fn signals_again(engine: &Engine, entry: &Entry) -> SignalValues {
+        let (reads, now) = (engine.signals_read(), Instant::now());
+        match (entry.counting(), entry.calls().behaviour()) {
+            (Some(counting), _) => counting.read(reads, now),
+            // It began when policies read no signals: there is nothing that it counted into.
+            (None, Some(behaviour)) => behaviour.read(&Counted::default(), reads, now),
+            (None, None) => SignalValues::NONE,
         }
     }
 
@@ -148,9 +188,10 @@ impl Enforcer {
         asked: &Asked<'_>,
         stands: &Stands,
         headers: &dyn Headers,
+        signals: &SignalValues,
         time: SystemTime,
     ) -> Option<Decision> {
-        let facts = facts(asked, headers, time)?;
+        let facts = facts(asked, headers, signals, time)?;
         let decision = match &stands.refusal {
             Some(refusal) => engine.refuse(refusal.reason()),
             None => engine.decide(&facts),
@@ -181,19 +222,17 @@ fn action(call: &Call) -> Action {
 }
 
 /// The facts of a call; none where nobody can be named as its principal.
-fn facts<'a>(asked: &Asked<'a>, headers: &'a dyn Headers, time: SystemTime) -> Option<Facts<'a>> {
+fn facts<'a>(
+    asked: &Asked<'a>,
+    headers: &'a dyn Headers,
+    signals: &'a SignalValues,
+    time: SystemTime,
+) -> Option<Facts<'a>> {
     let Asked { call, caller, .. } = *asked;
     Some(Facts {
         principal: caller.principal()?,
         action: action(call),
-        resource: Resource {
-            service: asked.service,
-            host: call.host(),
-            path: call.path(),
-            template: None,
-            port: asked.port,
-            documented: false,
-        },
+        resource: resource(asked),
         context: Context {
             direction: asked.direction,
             time,
@@ -208,8 +247,20 @@ fn facts<'a>(asked: &Asked<'a>, headers: &'a dyn Headers, time: SystemTime) -> O
             headers,
             claims: &NoClaims,
             rpc: call.rpc(),
+            signals,
         },
     })
+}
+
+fn resource<'a>(asked: &Asked<'a>) -> Resource<'a> {
+    Resource {
+        service: asked.service,
+        host: asked.call.host(),
+        path: asked.call.path(),
+        template: None,
+        port: asked.port,
+        documented: false,
+    }
 }
 
 /// The headers of a call as policy reads them.

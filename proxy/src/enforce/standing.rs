@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use wayleave_authz::ReasonCode;
-use wayleave_authz::signals::{Behaviour, RiskLevel};
+use wayleave_authz::signals::{Behaviour, Change, Origin, Quarantine, RiskLevel, Scope};
+use wayleave_authz::{Decision, QuarantineScope, ReasonCode};
 use wayleave_certs::Peer;
 
 use super::Enforcer;
 use crate::denial::Denial;
 use crate::record::{Asked, Entry};
-use crate::standing::canonical_serial;
+use crate::standing::{canonical_serial, now_ms};
 
 /// What stands against the caller of one call.
 #[derive(Debug)]
@@ -79,6 +79,34 @@ impl Enforcer {
             stands.refusal = Some(Refusal::Revoked);
         }
         stands
+    }
+
+    /// Puts a caller in quarantine where the policies that denied its call ask for that.
+    pub(super) fn quarantine(&self, decision: &Decision, asked: &Asked<'_>) {
+        if !decision.asks_for_quarantine() {
+            return;
+        }
+        let Some((policy, terms)) = decision.quarantine() else {
+            return;
+        };
+        let (obligations, now) = (decision.obligations(), now_ms());
+        let time = u64::try_from(terms.time.as_millis()).unwrap_or(u64::MAX);
+        let quarantine = Quarantine {
+            principal: asked.caller.name().into(),
+            scope: match terms.scope {
+                QuarantineScope::Everything => Scope::Everything,
+                QuarantineScope::Service => Scope::Service(asked.service.into()),
+            },
+            until_ms: now.saturating_add(time),
+            status: obligations.status,
+            origin: Origin {
+                by: format!("policy:{policy}").into(),
+                reason: obligations.reason.as_deref().map(Box::from),
+                at_ms: now,
+            },
+        };
+        // What cannot be kept is told; this call is denied in any case.
+        let _ = self.standing.make(Change::Quarantined(quarantine));
     }
 
     fn is_serial_revoked(&self, peer: &Peer) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::enforce::{Lease, Meter};
 use crate::record::{Carried, Failure};
 
 /// Bytes that are read at once: what a TLS record holds.
@@ -17,16 +18,44 @@ const LOOKS: u32 = 4;
 /// Bytes so far. Each way has one writer.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
-    from_caller: AtomicU64,
-    to_caller: AtomicU64,
+    from_caller: Way,
+    to_caller: Way,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    bytes: AtomicU64,
+    /// Where they count, if they do.
+    meter: Option<Meter>,
+}
+
+impl Way {
+    fn moved(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(meter) = &self.meter {
+            meter.sent(bytes);
+        }
+    }
 }
 
 impl Moved {
+    /// Nothing yet; what leaves is counted as the lease says.
+    pub(super) fn of(lease: &Lease) -> Self {
+        let way = |meter: Option<&Meter>| Way {
+            bytes: AtomicU64::new(0),
+            meter: meter.cloned(),
+        };
+        Self {
+            from_caller: way(lease.request_meter()),
+            to_caller: way(lease.answer_meter()),
+        }
+    }
+
     /// What has been carried so far.
     pub(super) fn so_far(&self) -> Carried {
         Carried {
-            bytes_in: self.from_caller.load(Ordering::Relaxed),
-            bytes_out: self.to_caller.load(Ordering::Relaxed),
+            bytes_in: self.from_caller.bytes.load(Ordering::Relaxed),
+            bytes_out: self.to_caller.bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -110,7 +139,7 @@ impl Broken {
 async fn one_way(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    moved: &AtomicU64,
+    moved: &Way,
 ) -> Result<(), Broken> {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -120,7 +149,7 @@ async fn one_way(
         };
         to.write_all(bytes).await.map_err(Broken::Writing)?;
         to.flush().await.map_err(Broken::Writing)?;
-        moved.fetch_add(count as u64, Ordering::Relaxed);
+        moved.moved(count);
     }
 }
 
@@ -170,7 +199,7 @@ mod tests {
                 () = &mut idled => panic!("something moved"),
                 () = tokio::time::sleep(Duration::from_secs(35)) => {}
             }
-            moved.to_caller.fetch_add(1, Ordering::Relaxed);
+            moved.to_caller.moved(1);
         }
         let began = tokio::time::Instant::now();
         idled.await;

@@ -11,6 +11,7 @@ mod error;
 mod expectation;
 pub(crate) mod headers;
 mod health_check;
+mod holding;
 pub(crate) mod metrics;
 mod opening;
 mod pool;
@@ -33,7 +34,7 @@ use hyper::body::Incoming;
 
 use crate::denial::Denial;
 use crate::enforce::Lease;
-use crate::protocol::Shape;
+use crate::protocol::{self, Shape};
 use crate::record::Carried;
 pub(crate) use dial::{MutualTls, UpstreamTlsClient};
 use error::ForwardError;
@@ -79,7 +80,7 @@ pub(crate) async fn forward(
         Ok(permit) => permit,
         Err(error) => return Err(failed(lease, pool, &error)),
     };
-    let (mut request, progress) = request_body::watched(request);
+    let (mut request, progress) = request_body::watched(request, lease.request_meter());
     let handshake =
         (shape == Shape::WebSocket).then(|| Handshake::begin(&mut request, pool.config().protocol));
     let waiting = match expects_continue {
@@ -202,6 +203,9 @@ fn relay(
     how: Relayed,
 ) -> Response<ResponseBody> {
     lease.answered(response.status());
+    if how.words == Words::Grpc && protocol::grpc::is_error(response.headers()) {
+        lease.grpc_failed();
+    }
     let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);

@@ -3,15 +3,18 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::expectation::{Hold, Verdict};
 use super::headers;
+use super::holding::Shared;
+use crate::enforce::{Lease, Meter};
 
 /// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
@@ -22,18 +25,73 @@ struct Upload {
     bytes: AtomicU64,
     /// The upstream would take more, and the caller has not sent it.
     awaited: AtomicBool,
+    /// Where they count, if they do.
+    meter: Option<Meter>,
+    /// The call's lease, if its answer has begun before all was sent.
+    shared: OnceLock<Box<Mutex<Shared>>>,
+    /// Of a body that waits for its caller.
+    waits: AtomicWaker,
 }
 
 impl Progress {
     /// Of a body whose first byte is yet to come.
-    pub(super) fn of_upload() -> Self {
-        Self(Some(Arc::default()))
+    pub(super) fn of_upload(meter: Option<&Meter>) -> Self {
+        Self(Some(Arc::new(Upload {
+            meter: meter.cloned(),
+            ..Upload::default()
+        })))
     }
 
     /// Bytes so far; 0 for a request without a body.
     pub(super) fn bytes(&self) -> u64 {
         let upload = self.0.as_ref();
         upload.map_or(0, |upload| upload.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Keeps the lease of a call whose answer begins, where the body is still being sent;
+    /// otherwise gives it back.
+    pub(super) fn share(&self, lease: Lease) -> Option<Lease> {
+        let Some(upload) = self
+            .0
+            .as_ref()
+            .filter(|upload| Arc::strong_count(upload) > 1)
+        else {
+            return Some(lease);
+        };
+        if upload.shared.set(Box::new(Shared::new(lease))).is_err() {
+            tracing::error!("the answer of one call began twice");
+        }
+        self.wake();
+        None
+    }
+
+    /// The lease, where it is shared.
+    pub(super) fn shared(&self) -> Option<MutexGuard<'_, Shared>> {
+        let shared = self.0.as_ref()?.shared.get()?;
+        Some(Shared::lock(shared))
+    }
+
+    /// Has the body look again whether it may go on.
+    pub(super) fn wake(&self) {
+        if let Some(upload) = &self.0 {
+            upload.waits.wake();
+        }
+    }
+
+    /// Whether nothing more may be sent.
+    fn is_over(&self) -> bool {
+        self.shared().is_some_and(|mut shared| shared.ends_upload())
+    }
+
+    /// Ready once nothing more may be sent.
+    fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(upload) = &self.0 {
+            upload.waits.register(cx.waker());
+        }
+        match self.shared() {
+            Some(mut shared) => shared.poll_upload_ended(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Whether there is a body.
@@ -56,6 +114,9 @@ impl Progress {
     pub(super) fn moved(&self, bytes: usize) {
         if let Some(upload) = &self.0 {
             upload.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            if let Some(meter) = &upload.meter {
+                meter.sent(bytes);
+            }
         }
     }
 }
@@ -85,6 +146,9 @@ pub(crate) enum BodyError {
     /// The body is being sent elsewhere by now.
     #[error("the request is being sent again")]
     Superseded,
+    /// The call has ended before all was sent. The source tells HTTP/2 by which code.
+    #[error("the call was ended")]
+    Ended(#[source] h2::Error),
 }
 
 /// One reading of a body that is kept, from its beginning.
@@ -122,6 +186,12 @@ impl RequestBody {
             progress: Progress::default(),
             hold: None,
         }
+    }
+
+    /// Ends the body before its end.
+    fn end(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.source = Source::Empty;
+        Poll::Ready(Some(Err(BodyError::Ended(h2::Reason::CANCEL.into()))))
     }
 
     /// Holds the body back until it may be sent.
@@ -265,11 +335,14 @@ impl Kept {
     }
 }
 
-/// Wraps a request's body so that its progress can be watched.
-pub(super) fn watched(request: Request<Incoming>) -> (Request<RequestBody>, Progress) {
+/// Wraps a request's body so that its progress can be watched, and its bytes counted.
+pub(super) fn watched(
+    request: Request<Incoming>,
+    meter: Option<&Meter>,
+) -> (Request<RequestBody>, Progress) {
     let progress = match request.body().is_end_stream() {
         true => Progress::default(),
-        false => Progress::of_upload(),
+        false => Progress::of_upload(meter),
     };
     let watch = progress.clone();
     let request = request.map(|inner| RequestBody {
@@ -291,12 +364,18 @@ impl Body for RequestBody {
         if self.hold.is_some() {
             ready!(self.poll_held(cx));
         }
+        if self.progress.is_over() {
+            return self.end();
+        }
         let mut frame = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
             Source::Kept(reader) => reader.poll(cx),
         };
         self.progress.awaited(frame.is_pending());
+        if frame.is_pending() && self.progress.poll_over(cx).is_ready() {
+            return self.end();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame {
             if let Some(trailers) = frame.trailers_mut() {
                 headers::clean_trailers(trailers);

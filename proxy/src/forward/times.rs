@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_stands_still_is_the_callers_fault() {
-        let upload = Progress::of_upload();
+        let upload = Progress::of_upload(None);
         upload.awaited(true);
         let (error, after) = end(times(20, None), &upload).await;
         assert!(matches!(error, ForwardError::BodyTimeout(_)), "{error}");
@@ -107,7 +107,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_takes_no_more_is_the_upstreams_fault() {
-        for progress in [Progress::of_upload(), Progress::default()] {
+        for progress in [Progress::of_upload(None), Progress::default()] {
             let (error, after) = end(times(20, None), &progress).await;
             assert!(matches!(error, ForwardError::ResponseTimeout(_)), "{error}");
             assert_eq!(after, 60);
@@ -116,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_goes_on_ends_at_the_calls_own_limit() {
-        let upload = Progress::of_upload();
+        let upload = Progress::of_upload(None);
         upload.awaited(true);
         let going_on = async {
             loop {

@@ -144,7 +144,7 @@ async fn carry(
     tenure: Tenure,
     idle: Duration,
 ) -> Result<(), Failure> {
-    let moved = Moved::default();
+    let moved = Moved::of(&lease);
     let exchange = async {
         tokio::select! {
             ended = carry::both_ways(downstream, &mut upstream, &moved, None) => ended,
@@ -174,7 +174,7 @@ async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, te
             return lease.failed(Failure::UpstreamBroke);
         }
     };
-    let moved = Moved::default();
+    let moved = Moved::of(&lease);
     let exchange = carry::both_ways(&mut downstream, &mut upstream, &moved, Some(HALF_CLOSED));
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());

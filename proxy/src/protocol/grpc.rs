@@ -47,6 +47,13 @@ pub(crate) fn status_code(status: http::StatusCode) -> u8 {
     }
 }
 
+/// Whether trailers, or a head that stands for them, tell of a status other than OK.
+pub(crate) fn is_error(trailers: &HeaderMap) -> bool {
+    trailers
+        .get("grpc-status")
+        .is_some_and(|status| status != "0")
+}
+
 /// The trailers of a call that we end before its answer is whole.
 pub(crate) fn ended(why: Failure) -> HeaderMap {
     let (status, message) = match why {

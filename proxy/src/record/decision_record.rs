@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
+use wayleave_authz::signals::SignalValues;
 use wayleave_authz::{Decision, Direction, Effect, RecordedHeaders};
 
 use super::Origin;
@@ -52,6 +53,19 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether the upstream was at fault.
+    fn is_upstreams(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamUnreachable
+                | Self::UpstreamTimeout
+                | Self::UpstreamBroke
+                | Self::UpstreamProtocol
+                | Self::UpstreamOverloaded
+                | Self::UpstreamIdentity
+        )
+    }
+
     /// The stable code for records and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +114,8 @@ pub(crate) struct DecisionRecord {
     pub(super) port: Option<u16>,
     pub(super) headers: RecordedHeaders,
     pub(super) with_query: bool,
+    /// Those that policies read.
+    pub(super) signals: Option<Box<SignalValues>>,
     pub(super) action: Option<&'static str>,
     pub(super) decision: Option<Decision>,
     pub(super) effect: Effect,
@@ -111,6 +127,8 @@ pub(crate) struct DecisionRecord {
     /// How often the upstream was tried.
     pub(super) attempts: u32,
     pub(super) carried: Option<Carried>,
+    /// Whether the status of a gRPC call was other than OK.
+    pub(super) grpc_failed: bool,
     pub(super) complete: bool,
     pub(super) decision_time: Duration,
     pub(super) call_time: Duration,
@@ -131,6 +149,7 @@ impl DecisionRecord {
             port: None,
             headers: RecordedHeaders::default(),
             with_query: false,
+            signals: None,
             action: None,
             decision: None,
             effect: Effect::Deny,
@@ -140,9 +159,16 @@ impl DecisionRecord {
             ended_by: None,
             attempts: 1,
             carried: None,
+            grpc_failed: false,
             complete: false,
             decision_time: Duration::ZERO,
             call_time: Duration::ZERO,
         }
+    }
+
+    /// Whether an allowed call was answered with an error, or broken off by the upstream.
+    pub(super) fn is_error(&self) -> bool {
+        let broke = self.failure.is_some_and(Failure::is_upstreams);
+        broke || self.grpc_failed || self.status.is_some_and(|status| status >= 400)
     }
 }

@@ -54,6 +54,10 @@ impl Writer {
         );
         let withheld = &record.headers.withheld;
         object.values_unless("withheld", withheld, withheld.is_empty());
+        if let Some(signals) = &record.signals {
+            object.key("signals");
+            serialised(signals, object.to);
+        }
         object.plain("protocol", call.map(Call::protocol));
         object.decided(record, decision);
         object.number("status", record.status.map(u64::from));

@@ -22,9 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
+use wayleave_authz::signals::SignalValues;
 use wayleave_authz::{Decision, Direction, Effect, Obligations, RecordedHeaders};
 
 use crate::caller::Caller;
+use crate::enforce::Counting;
 use crate::protocol::Call;
 use crate::review::Trigger;
 use crate::waiting::Waiting;
@@ -56,6 +58,7 @@ impl Recorder {
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),
+            counting: None,
         }
     }
 }
@@ -95,6 +98,8 @@ pub(crate) struct Decided {
     pub(crate) headers: RecordedHeaders,
     /// Whether policies read the query: only then is it recorded.
     pub(crate) query: bool,
+    /// The signals that policies read.
+    pub(crate) signals: Option<Box<SignalValues>>,
     pub(crate) decision: Decision,
     /// How long the evaluation took.
     pub(crate) took: Duration,
@@ -108,6 +113,8 @@ pub(crate) struct Entry {
     opened: Instant,
     calls: Arc<Calls>,
     queue: Arc<Queue>,
+    /// Where the call is counted, if it is.
+    counting: Option<Counting>,
 }
 
 impl Entry {
@@ -146,6 +153,21 @@ impl Entry {
         &self.calls
     }
 
+    /// Counts the call from now to its end.
+    pub(crate) fn counts(&mut self, counting: Counting) {
+        self.counting = Some(counting);
+    }
+
+    /// Where the call is counted, if it is.
+    pub(crate) fn counting(&self) -> Option<&Counting> {
+        self.counting.as_ref()
+    }
+
+    /// Notes that a gRPC call was answered with a status other than OK.
+    pub(crate) fn grpc_failed(&mut self) {
+        self.edit(|record| record.grpc_failed = true);
+    }
+
     /// What was decided so far: deny until a policy allows.
     pub(crate) fn effect(&self) -> Effect {
         self.record
@@ -180,6 +202,7 @@ impl Entry {
             record.port = Some(decided.port);
             record.headers = decided.headers;
             record.with_query = decided.query;
+            record.signals = decided.signals;
             record.decision = Some(decided.decision);
             record.decision_time = decided.took;
         });
@@ -257,6 +280,11 @@ impl Drop for Entry {
                     Waiting::GivenUp => Failure::BodyTimeout,
                     _ => self.calls.why_cut(),
                 });
+            }
+            if let Some(counting) = &self.counting
+                && record.is_error()
+            {
+                counting.failed();
             }
             self.queue.push(record);
         }

@@ -25,6 +25,7 @@ struct Line {
     headers: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     withheld: Vec<String>,
+    signals: Option<serde_json::Value>,
     effect: String,
     reason_code: String,
     policies: Option<Vec<String>>,
@@ -84,7 +85,11 @@ impl Recorded {
         ) else {
             return Err(ReplayError::NotDecided(line.reason_code));
         };
+        if matches!(line.reason_code.as_str(), "quarantined" | "revoked") {
+            return Err(ReplayError::NotDecided(line.reason_code));
+        }
         let path = line.resource.path.as_deref().unwrap_or_default();
+        let signals = line.signals.unwrap_or_else(|| json!({}));
         let facts = json!({
             "principal": line.principal,
             "action": action,
@@ -100,6 +105,7 @@ impl Recorded {
             "query": line.query,
             "headers": line.headers,
             "withheld": line.withheld,
+            "signals": signals,
             "rpc": (action == "grpc:call").then(|| rpc(path)),
         });
         Ok(Self {

@@ -8,7 +8,7 @@ pub(crate) mod metrics;
 mod order;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, broadcast};
 use wayleave_authz::signals::{
@@ -16,8 +16,9 @@ use wayleave_authz::signals::{
 };
 
 use crate::caller::Caller;
+use crate::policy_feeds::Feed;
 use crate::record::metrics::Metrics;
-use crate::review::{Changes, Trigger};
+use crate::review::{Changes, Live, Trigger};
 pub(crate) use journal::{Journal, JournalError};
 pub(crate) use order::{Order, Ordered, canonical_serial};
 
@@ -25,6 +26,8 @@ pub(crate) use order::{Order, Ordered, canonical_serial};
 const BACKLOG: usize = 4_096;
 /// How often it is looked whether a quarantine is over, where the clock may have jumped.
 const RECHECK: Duration = Duration::from_secs(30);
+/// How often it is looked whether signals have crossed what policies compare them with.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What is known against principals, and whom that is told to.
 #[derive(Debug)]
@@ -170,6 +173,31 @@ impl Standing {
                 tracing::info!(principal = &*principal, "quarantine is over");
             }
             self.measure();
+        }
+    }
+}
+
+/// Has what is open decided again when a signal of its principal has crossed what the policies
+/// compare it with. Runs until dropped.
+pub(crate) async fn watch_signals(policies: Feed, lives: Vec<Arc<Live>>, changes: Arc<Changes>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(engine) = policies.store().current() else {
+            continue;
+        };
+        if engine.signals_read().is_empty() {
+            continue;
+        }
+        let (limits, now) = (engine.signal_limits(), Instant::now());
+        let mut crossed = false;
+        for behaviour in lives.iter().flat_map(|live| live.principals()) {
+            if behaviour.bands_changed(limits, now) {
+                behaviour.changed();
+                crossed = true;
+            }
+        }
+        if crossed {
+            changes.wake();
         }
     }
 }
