@@ -123,6 +123,17 @@ async fn answer(request: Request<Incoming>, notes: Notes) -> Result<Response<Bod
                 echo(request.into_body(), to, tally, Some(trailers))
             })
         }
+        // More than fits on the way, for whoever does not read it.
+        "flood" => streaming("application/octet-stream", async move |to| {
+            tokio::spawn(async move { take(request.into_body(), &tally).await });
+            let much = Bytes::from_static(&[0; 65_536]);
+            while to.send(Ok(Frame::data(much.clone()))).await.is_ok() {}
+        }),
+        // The whole answer, before the request is.
+        "early" => {
+            tokio::spawn(async move { take(request.into_body(), &tally).await });
+            Response::new(Full::default().boxed_unsync())
+        }
         "websocket" => open_websocket(request, tally),
         // A call that is over at once.
         _ => Response::new(Full::default().boxed_unsync()),
@@ -185,9 +196,8 @@ async fn echo(mut body: Incoming, to: ToCaller, tally: Arc<Tally>, last: Option<
         let before = tally.got();
         reader.take(&data);
         for _ in before..tally.got() {
-            if to.send(Ok(Frame::data(tally.next()))).await.is_err() {
-                return tally.ended("cut");
-            }
+            // Where nobody takes it, what is read next tells why.
+            let _ = to.send(Ok(Frame::data(tally.next()))).await;
         }
     }
     if let Some(trailers) = last {
@@ -276,10 +286,10 @@ async fn echo_bytes(mut stream: BufReader<TcpStream>, tally: &Arc<Tally>) -> io:
     }
 }
 
-/// How TCP tells of an end that is none. What was written after a reset breaks the pipe.
+/// How TCP tells of an end that is none.
 pub(super) fn broken(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
+        io::ErrorKind::ConnectionReset => "reset".to_owned(),
         _ => error.to_string(),
     }
 }

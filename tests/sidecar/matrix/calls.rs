@@ -195,7 +195,7 @@ impl Open {
     }
 }
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Units until it is asked to finish.
 fn units(tally: &Arc<Tally>) -> impl Stream<Item = Bytes> + use<> {
@@ -204,7 +204,7 @@ fn units(tally: &Arc<Tally>) -> impl Stream<Item = Bytes> + use<> {
     })
 }
 
-fn body_of_units(tally: &Arc<Tally>) -> Body {
+pub(super) fn body_of_units(tally: &Arc<Tally>) -> Body {
     StreamBody::new(units(tally).map(|unit| Ok(Frame::data(unit)))).boxed_unsync()
 }
 
@@ -335,22 +335,21 @@ async fn websocket(
     tally.ended("cut");
 }
 
-/// A connection whose first line is the name of the call. A reset is told to whoever reads.
+/// A connection whose first line is the name of the call.
 async fn bytes(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     name: String,
     tally: Arc<Tally>,
 ) {
     let (mut from, mut to) = tokio::io::split(stream);
-    let mut units = Box::pin(units(&tally));
+    let writing = Arc::clone(&tally);
     tokio::spawn(async move {
-        to.write_all(format!("{name}\n").as_bytes()).await?;
-        to.flush().await?;
-        while let Some(unit) = units.next().await {
-            to.write_all(&unit).await?;
-            to.flush().await?;
+        // A reset is told once, to whoever reads or writes next.
+        if let Err(error) = write_units(to, name, &writing).await
+            && error.kind() == io::ErrorKind::ConnectionReset
+        {
+            writing.ended("reset");
         }
-        to.shutdown().await
     });
     let (mut reader, mut buffer) = (Reader::of(&tally), [0; 4096]);
     loop {
@@ -360,6 +359,21 @@ async fn bytes(
             Err(error) => return tally.ended(broken_or_unended(&error)),
         }
     }
+}
+
+async fn write_units(
+    mut to: impl AsyncWrite + Unpin,
+    name: String,
+    tally: &Arc<Tally>,
+) -> io::Result<()> {
+    to.write_all(format!("{name}\n").as_bytes()).await?;
+    to.flush().await?;
+    let mut units = Box::pin(units(tally));
+    while let Some(unit) = units.next().await {
+        to.write_all(&unit).await?;
+        to.flush().await?;
+    }
+    to.shutdown().await
 }
 
 /// TLS tells an end without a goodbye apart from one with it.

@@ -9,6 +9,7 @@ mod applications;
 mod calls;
 mod tally;
 mod triggers;
+mod uploads;
 mod world;
 
 use serde_json::Value;
@@ -221,6 +222,11 @@ async fn a_revoked_principal() {
 #[tokio::test]
 async fn a_quarantine() {
     row(Trigger::Quarantine).await;
+}
+
+#[tokio::test]
+async fn a_principal_that_is_found_risky() {
+    row(Trigger::Risk).await;
 }
 
 #[tokio::test]

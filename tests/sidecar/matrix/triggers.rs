@@ -20,6 +20,7 @@ pub(super) enum Trigger {
     RevocationList,
     TrustDomainRemoved,
     Revocation,
+    Risk,
     Quarantine,
     Time,
     Reauthorize,
@@ -36,6 +37,16 @@ forbid (principal in Group::"suspended", action, resource);
 forbid (principal, action, resource in Group::"closed");
 "#;
 
+/// Who is risky may do nothing here; the workload itself may still call all but one.
+const BY_RISK: &str = r#"
+@id("risky")
+forbid (principal, action, resource)
+when {
+  context.signals.risk == "HIGH" &&
+  (context.direction == "inbound" || resource in Service::"db")
+};
+"#;
+
 impl Trigger {
     pub(super) fn beginning(self) -> Beginning {
         Beginning {
@@ -44,7 +55,7 @@ impl Trigger {
                 Self::TrustDomainRemoved => Papers::Partner,
                 _ => Papers::Ordinary,
             },
-            policy: format!("{ALL}{BY_GROUP}"),
+            policy: format!("{ALL}{BY_GROUP}{BY_RISK}"),
             entities: NOBODY,
             keys: match self {
                 Self::Reauthorize => "signals: { reauthorize_every: 1s }",
@@ -58,6 +69,7 @@ impl Trigger {
         let lease = match self {
             Self::PolicyChange | Self::EntityChange => "policy_change",
             Self::Revocation => "revocation",
+            Self::Risk => "risk",
             Self::Quarantine => "quarantine",
             Self::Time => "time",
             Self::SvidExpiry => return trust("expired", kind, whose),
@@ -87,6 +99,11 @@ impl Trigger {
             Self::Revocation => {
                 for principal in [&world.hit, &workload("app")] {
                     world.operator(&["revoke", "principal", principal]).await;
+                }
+            }
+            Self::Risk => {
+                for principal in [&world.hit, &workload("app")] {
+                    world.operator(&["risk", "set", principal, "HIGH"]).await;
                 }
             }
             Self::Quarantine => {
