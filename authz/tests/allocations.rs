@@ -21,10 +21,11 @@ static ALLOCATOR: Cap<std::alloc::System> = Cap::new(std::alloc::System, usize::
 fn policies(count: usize) -> String {
     (0..count)
         .map(|n| {
-            let rest = match n % 4 {
+            let rest = match n % 5 {
                 0 => "when { resource.path like \"/a/*/b*c\" && context.source_ip.isInRange(ip(\"10.0.0.0/8\")) }",
                 1 => "when { context.headers.accept.contains(\"text/plain\") || context.headers.accept.isEmpty() }",
                 2 => "when { context.time > datetime(\"2020-01-01\") && resource.port + 1 == 444 }",
+                3 => "when { context.signals.calls_per_minute > 3 || context.signals.risk == \"HIGH\" }",
                 _ => "unless { context has tls && context.tls.version == \"1.2\" }",
             };
             let principal = match n % 3 {

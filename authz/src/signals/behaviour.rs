@@ -269,8 +269,8 @@ impl Behaviour {
                 Signal::EndpointsPerMinute => &self.counts.distinct_endpoints,
                 _ => &self.counts.distinct_services,
             };
-            let until = |distinct: &Box<Distinct>| distinct.until_within(limit, at / 1_000);
-            return Some(distinct.get().map_or(Duration::ZERO, until));
+            let until = |distinct: &Distinct| distinct.until_within(limit, at / 1_000);
+            return Some(distinct.get().map_or(Duration::ZERO, |all| until(all)));
         };
         let others = self.others(rate, at);
         let more = u64::from(rate.calls);

@@ -380,3 +380,6 @@ impl Ever {
         Err(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@
 //! others.
 //!
 //! Limits: 32 GiB within a second, 256 GiB within a minute, 16 TiB within an hour; and the times
-//! of events that follow each other lie less than 300 days apart.
+//! of events that follow each other lie less than 600 days apart.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -60,6 +60,9 @@ impl Span {
 
 /// How many marks are kept. A power of two, and more than the buckets that overlap a window.
 const RING: usize = 64;
+
+/// How many buckets a thread that is late may find the latest mark ahead of its own time.
+const AHEAD: i64 = 4_096;
 
 /// After so many steps of a search its outcome is worth keeping.
 const LONG_SEARCH: i64 = 4;
@@ -193,8 +196,13 @@ impl Window {
     /// What the oldest bucket that overlaps the window began with, or where it saw nothing, the
     /// next that did.
     fn start(&self, bucket: i64) -> Option<u64> {
+        let mut before = None;
         loop {
             let head = self.head(bucket);
+            if before.replace(head.bucket) == Some(head.bucket) {
+                // Nobody has overtaken this thread: more than 600 days lie between the two.
+                return Some(head.start);
+            }
             let from = self.oldest(bucket, head);
             if head.bucket <= from {
                 return (head.bucket == from).then_some(head.start);
@@ -262,10 +270,14 @@ impl Window {
         self.ring.get(place).unwrap_or(first)
     }
 
-    /// A mark of which all is known but the high bits of its bucket, which is near this one.
+    /// A mark of which all is known but the high bits of its bucket: it is a little ahead of
+    /// this one at most.
     fn unpack(&self, word: u64, near: i64) -> Mark {
-        let shift = 64 - self.span.bucket_bits();
-        let away = (word >> shift << shift).wrapping_sub((near as u64) << shift) as i64 >> shift;
+        let bits = self.span.bucket_bits();
+        let shift = 64 - bits;
+        let cycle = 1 << bits;
+        let ahead = ((word >> shift) as i64).wrapping_sub(near) & (cycle - 1);
+        let away = if ahead < AHEAD { ahead } else { ahead - cycle };
         Mark {
             bucket: near.wrapping_add(away),
             start: word & ((1 << shift) - 1),
@@ -286,3 +298,6 @@ fn pack(span: Span, bucket: i64, total: u64) -> u64 {
 fn pack_gap(first: i64, end: i64) -> u64 {
     u64::from(first as u32) << 32 | u64::from(end as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use wayleave_authz::{Action, ClaimValue};
+use wayleave_authz::{Action, ClaimValue, signals::Signal};
 
 use super::Call;
 
@@ -225,8 +225,38 @@ fn comparison(choices: &mut Choices<'_>, depth: usize) -> String {
     format!("{left} {operator} {right}")
 }
 
+/// A question about a signal.
+fn signal(choices: &mut Choices<'_>) -> String {
+    let number = choices.below(4);
+    let signal = choices.one(&Signal::ALL);
+    let name = format!("context.signals.{}", signal.name());
+    match signal {
+        Signal::FirstContact | Signal::Stale => name,
+        Signal::Risk => {
+            let level = choices.one(&["NONE", "LOW", "MEDIUM", "HIGH"]);
+            choices.one(&[
+                format!("{name} == \"{level}\""),
+                format!("[\"{level}\", \"LOW\"].contains({name})"),
+                format!("{name} like \"*{level}*\""),
+                format!("[{name}, resource.host].contains(\"{level}\")"),
+            ])
+        }
+        _ => choices.one(&[
+            format!("{name} > {}", number),
+            format!("{} <= {name}", number),
+            format!("{name} == {}", number),
+            format!("[1, 3].contains({name})"),
+            format!("{{a: {name}}}.a > {}", number),
+            "context has signals.endpoint.calls_per_hour".to_owned(),
+            "context.signals has endpoint".to_owned(),
+            "context.signals.endpoint has risk".to_owned(),
+        ]),
+    }
+}
+
 fn leaf(choices: &mut Choices<'_>) -> String {
-    match choices.below(18) {
+    match choices.below(21) {
+        18.. => signal(choices),
         16 => "resource.port * 9223372036854775807 > 0".to_owned(),
         17 => "Region::\"nowhere\".open".to_owned(),
         0 => format!("{} like \"{}\"", text(choices, 0), choices.one(&PATTERNS)),
@@ -356,13 +386,18 @@ fn text(choices: &mut Choices<'_>, depth: usize) -> String {
         "context.direction".to_owned(),
         "context.method".to_owned(),
         "context.rpc.method".to_owned(),
+        "context.signals.risk".to_owned(),
     ])
 }
 
 fn long(choices: &mut Choices<'_>, depth: usize) -> String {
     let literal = choices.one(&LONGS).to_owned();
     if depth == 0 {
-        return choices.one(&[literal, "resource.port".to_owned()]);
+        return choices.one(&[
+            literal,
+            "resource.port".to_owned(),
+            "context.signals.endpoint.calls_per_second".to_owned(),
+        ]);
     }
     let smaller = depth - 1;
     match choices.below(6) {
@@ -476,6 +511,10 @@ pub(crate) fn call(choices: &mut Choices<'_>) -> Call {
     }
     if choices.chance(2) {
         call.claims = claims(choices);
+    }
+    for _ in 0..choices.below(6) {
+        let value = choices.below(4) as i64;
+        call.signals.set(choices.one(&Signal::ALL), value);
     }
     call
 }
