@@ -13,6 +13,8 @@ mod client;
 mod connector;
 mod hold;
 mod instructions;
+mod leases;
+mod live;
 mod measure;
 mod papers;
 mod peers;
@@ -48,6 +50,7 @@ use crate::target::{Kind, Stage, Target};
   target/release/load --rounds 5 --json results.json --plots plots
   target/release/load --only requests --seconds 20
   target/release/load instructions
+  target/release/load leases
   target/release/load --smoke")]
 struct Arguments {
     /// What to measure; everything by default.
@@ -108,6 +111,8 @@ enum Topic {
 enum Part {
     /// Count the instructions and allocations of a request, under valgrind.
     Instructions(instructions::Arguments),
+    /// Cut a tenth of many live streams.
+    Leases(leases::Arguments),
     /// Answer every plain request with 200 bytes.
     #[command(hide = true)]
     Upstream,
@@ -143,6 +148,10 @@ fn main() -> Result<()> {
         Some(Part::Instructions(counted)) => {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(instructions::run(&counted, sidecar))
+        }
+        Some(Part::Leases(leases)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(leases::run(&leases, &sidecar))
         }
         None => runtime.block_on(compare(arguments)),
     }

@@ -341,7 +341,7 @@ async fn bytes(
     name: String,
     tally: Arc<Tally>,
 ) {
-    let (mut from, mut to) = tokio::io::split(stream);
+    let (mut from, to) = tokio::io::split(stream);
     let writing = Arc::clone(&tally);
     tokio::spawn(async move {
         // A reset is told once, to whoever reads or writes next.
@@ -398,4 +398,12 @@ async fn connect(proxy: SocketAddr, whose: Whose) -> TcpStream {
     let answer = String::from_utf8(answer).unwrap();
     assert_eq!(client::status_of(&answer), 200, "{answer}");
     stream
+}
+
+/// A connection of HTTP/2 to the applications of HTTP/1.1.
+pub(super) async fn connection_of_http2(
+    world: &World,
+    whose: Whose,
+) -> client::Http2<http_body_util::Full<Bytes>> {
+    client::Http2::over(world.tls("web", whose, &["h2"]).await).await
 }

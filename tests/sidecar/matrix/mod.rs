@@ -7,6 +7,7 @@
 
 mod applications;
 mod calls;
+mod races;
 mod tally;
 mod triggers;
 mod uploads;
