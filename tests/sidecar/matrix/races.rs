@@ -79,10 +79,10 @@ async fn caller(world: Arc<World>, race: Arc<Race>) {
         }
         let before = race.clock.part();
         let request = client::get("https://localhost/hit/download");
-        let answer = within("the head", kept.0.send_request(request))
-            .await
-            .unwrap();
-        let (status, after) = (answer.status().as_u16(), race.clock.part());
+        let answer = within("the head", kept.0.send_request(request)).await;
+        // A call that is ended before its head has left has none.
+        let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+        let after = race.clock.part();
         if before == after && before % 4 == REVOKED {
             assert_eq!(status, 403, "a call began after its principal was revoked");
             race.seen[1].fetch_add(1, Ordering::SeqCst);
@@ -94,7 +94,9 @@ async fn caller(world: Arc<World>, race: Arc<Race>) {
             );
             race.seen[0].fetch_add(1, Ordering::SeqCst);
         }
-        if status == 200 {
+        if let Ok(answer) = answer
+            && status == 200
+        {
             race.open.fetch_add(1, Ordering::SeqCst);
             open.spawn(read(answer.into_body(), Arc::clone(&race.open)));
         }
@@ -132,15 +134,13 @@ async fn no_call_outlives_a_revocation_that_it_races_with() {
             race.open.load(Ordering::SeqCst) == 0
         })
         .await;
-        if round + 1 == ROUNDS {
-            race.over.store(true, Ordering::SeqCst);
-        }
-        race.clock.tick();
         if round + 1 < ROUNDS {
+            race.clock.tick();
             world.operator(&["revoke", "lift", &world.hit]).await;
+            race.clock.tick();
         }
-        race.clock.tick();
     }
+    race.over.store(true, Ordering::SeqCst);
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
