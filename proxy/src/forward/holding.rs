@@ -13,10 +13,6 @@ use crate::review::Seat;
 
 /// The answer's hold on a lease.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every request is sent whole before its answer begins, and a box would cost it an allocation"
-)]
 pub(super) enum Holding {
     /// Nothing more is to be sent.
     Alone(Lease),
