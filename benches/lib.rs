@@ -1,1 +1,6 @@
 //! Micro-benchmarks, and the load test that measures a running sidecar.
+//!
+//! What several of them share is here.
+
+pub mod rules;
+pub mod stock;

@@ -54,8 +54,10 @@ mod sidecar {
     mod revocation;
     mod signals;
     mod small_frames;
+    mod ssf;
     mod standing;
     mod status;
+    mod store;
     mod streams;
     mod tcp;
     mod tcp_clients;

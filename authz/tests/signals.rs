@@ -17,6 +17,7 @@ use support::engine;
 use wayleave_authz::Resource;
 use wayleave_authz::signals::{
     Behaviour, Change, Counted, Origin, Principals, Risk, RiskLevel, Signal, SignalSet,
+    SignalValues,
 };
 
 const CART: &str = "spiffe://shop.example/ns/web/sa/cart";
@@ -45,7 +46,7 @@ fn begin(behaviour: &Behaviour, reads: SignalSet, path: &str, now: Instant) -> C
 fn value(behaviour: &Behaviour, signal: Signal, now: Instant) -> i64 {
     let of_nothing = Counted::default();
     behaviour
-        .read(&of_nothing, set(&[signal]), now)
+        .read(&of_nothing, &SignalValues::NONE, set(&[signal]), now)
         .value(signal)
 }
 
@@ -62,7 +63,7 @@ fn a_call_counts_itself_and_reading_again_does_not() {
     for expected in 1..=5 {
         let (counted, values) = cart.begin(reads, &orders, Some("GET"), now);
         assert_eq!(values.known(), reads);
-        for values in [values, cart.read(&counted, reads, now)] {
+        for values in [values, cart.read(&counted, &values, reads, now)] {
             assert_eq!(values.value(Signal::CallsPerMinute), expected);
             assert_eq!(values.value(Signal::InFlight), 1);
         }
@@ -93,7 +94,7 @@ fn denials_errors_and_bytes_count_where_their_call_did() {
         (one, [1, 1, 1, 1, 1_010, 1_000]),
         (other, [1, 0, 1, 0, 1_010, 10]),
     ] {
-        let values = cart.read(&counted, reads, now);
+        let values = cart.read(&counted, &SignalValues::NONE, reads, now);
         let told = [denials, errors, bytes].concat();
         let told: Vec<i64> = told.into_iter().map(|s| values.value(s)).collect();
         assert_eq!(told, expected);
@@ -171,7 +172,7 @@ fn an_endpoint_stays_a_first_contact_until_a_call_of_it_was_allowed() {
     assert!(is_first, "it was denied before");
     assert!(!first("GET", "/a").1);
     assert!(first("POST", "/a").1 && first("GET", "/b").1);
-    let again = cart.read(&allowed, reads, now + seconds(5));
+    let again = cart.read(&allowed, &SignalValues::NONE, reads, now + seconds(5));
     assert_eq!(again.value(Signal::FirstContact), 1, "it stays what it was");
 }
 
@@ -234,7 +235,8 @@ fn risk_and_staleness_are_what_was_said() {
 fn a_limit_that_is_passed_up_or_down_is_noticed_once() {
     let engine = engine(
         r#"@id("a") forbid (principal, action, resource)
-           when { context.signals.calls_per_second > 2 || context.signals.endpoint.calls_per_minute >= 6 };
+           when { context.signals.denials_per_second > 2 || context.signals.endpoint.denials_per_minute >= 6
+                  || context.signals.calls_per_minute > 3 };
            @id("b") permit (principal, action, resource) unless { context.signals.risk == "HIGH" };"#,
     );
     let principals = Principals::new(10);
@@ -242,7 +244,7 @@ fn a_limit_that_is_passed_up_or_down_is_noticed_once() {
     let (reads, limits) = (engine.signals_read(), engine.signal_limits());
     assert!(!cart.bands_changed(limits, now));
     let call = |now| {
-        let _ = begin(&cart, reads, "/a", now);
+        cart.denied(&begin(&cart, reads, "/a", now), now);
         cart.bands_changed(limits, now)
     };
     assert_eq!(
@@ -261,6 +263,23 @@ fn a_limit_that_is_passed_up_or_down_is_noticed_once() {
     let much_later = later + seconds(70);
     assert!(cart.bands_changed(limits, much_later));
     assert_eq!(cart.bands(limits, much_later), 0);
+}
+
+#[test]
+fn how_a_call_began_stays_so_while_it_is_open() {
+    let principals = Principals::new(10);
+    let (cart, now) = (principals.of(CART), Instant::now());
+    let kept = [Signal::CallsPerMinute, Signal::InFlight];
+    let reads = set(&[&kept[..], &[Signal::EndpointsPerMinute]].concat());
+    let (counted, begun) = cart.begin(reads, &resource("orders", "/0"), Some("GET"), now);
+    for path in ["/1", "/2", "/3"] {
+        let _ = begin(&cart, reads, path, now);
+    }
+    let again = cart.read(&counted, &begun, reads, now);
+    for signal in kept {
+        assert_eq!(again.value(signal), 1, "{signal:?}");
+    }
+    assert_eq!(again.value(Signal::EndpointsPerMinute), 4);
 }
 
 #[test]

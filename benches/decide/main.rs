@@ -9,22 +9,16 @@
 )]
 
 mod rivals;
-mod rules;
 
-use std::{
-    hint::black_box,
-    net::IpAddr,
-    time::{Duration, Instant, UNIX_EPOCH},
-};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use cap::Cap;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use rivals::{Cel, Rego, Rival, Stock};
-use rules::Call;
-use wayleave_authz::{
-    Action, Context, Direction, Engine, Facts, Inputs, NoClaims, PolicyFile, Principal, Resource,
-    Tls, signals::SignalValues,
-};
+use rivals::{Cel, Rego, Rival};
+use wayleave_authz::{Engine, Inputs, PolicyFile};
+use wayleave_benches::rules::{self, Call, engine};
+use wayleave_benches::stock::Stock;
 
 /// Counts the memory that a loaded engine keeps.
 #[global_allocator]
@@ -34,54 +28,11 @@ const SIZES: [usize; 4] = [10, 100, 1000, 10_000];
 /// The others are measured up to here; beyond, one decision takes tens of milliseconds.
 const LARGEST_RIVAL: usize = 1000;
 
-fn engine(size: usize) -> Engine {
-    let inputs = Inputs {
-        policies: vec![PolicyFile {
-            name: "rules.cedar".to_owned(),
-            text: rules::cedar(&rules::rules(size)),
-        }],
-    };
-    Engine::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"))
-}
-
-const HEADERS: &[(&str, &str)] = &[("accept", "*/*"), ("user-agent", "bench/1.0")];
-
-fn facts(call: &Call) -> Facts<'_> {
-    Facts {
-        principal: Principal::Workload(&call.principal),
-        action: Action::from_http_method(call.method),
-        resource: Resource {
-            service: &call.service,
-            host: "orders.shop.example",
-            path: &call.path,
-            template: None,
-            port: 443,
-            documented: false,
-        },
-        context: Context {
-            direction: Direction::Inbound,
-            time: UNIX_EPOCH + Duration::from_secs(1_795_370_096),
-            source_ip: IpAddr::from([10, 0, 0, 7]),
-            tls: Some(Tls {
-                version: "1.3",
-                key_exchange: "X25519MLKEM768",
-                post_quantum: true,
-            }),
-            method: Some(call.method),
-            query: None,
-            headers: &HEADERS,
-            claims: &NoClaims,
-            rpc: None,
-            signals: &SignalValues::NONE,
-        },
-    }
-}
-
 struct Compiled(Engine);
 
 impl Rival for Compiled {
     fn allows(&mut self, call: &Call) -> bool {
-        self.0.decide(&facts(call)).is_allow()
+        self.0.decide(&call.facts()).is_allow()
     }
 }
 
@@ -321,7 +272,7 @@ fn time_single(store: &wayleave_authz::PolicyStore, calls: &[Call], budget: Dura
     while begin.elapsed() < budget && single.len() + calls.len() < single.capacity() {
         for call in calls {
             let start = Instant::now();
-            let decision = store.current().map(|engine| engine.decide(&facts(call)));
+            let decision = store.current().map(|engine| engine.decide(&call.facts()));
             black_box(decision);
             single.push(start.elapsed().as_nanos() as u64);
         }

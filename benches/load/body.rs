@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 /// A piece of a long body.
 const CHUNK: &[u8; 64 * 1024] = &[b'w'; 64 * 1024];
@@ -18,11 +19,18 @@ pub(crate) enum Body {
     Long(u64),
     /// One piece, and then nothing for as long as the connection lasts.
     Endless(Option<Bytes>),
+    /// What is sent into it, until its sender is dropped.
+    Piped(UnboundedReceiver<Bytes>),
 }
 
 impl Body {
     pub(crate) fn endless() -> Self {
         Self::Endless(Some(Bytes::from_static(b"data: open\n\n")))
+    }
+
+    pub(crate) fn piped() -> (UnboundedSender<Bytes>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self::Piped(receiver))
     }
 }
 
@@ -32,7 +40,7 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = match &mut *self {
             Self::Empty | Self::Long(0) => None,
@@ -50,6 +58,10 @@ impl hyper::body::Body for Body {
                 Some(first) => Some(first),
                 None => return Poll::Pending,
             },
+            Self::Piped(pieces) => match pieces.poll_recv(cx) {
+                Poll::Ready(piece) => piece,
+                Poll::Pending => return Poll::Pending,
+            },
         };
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
@@ -59,7 +71,7 @@ impl hyper::body::Body for Body {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Long(left) => *left == 0,
-            Self::Endless(_) => false,
+            Self::Endless(_) | Self::Piped(_) => false,
         }
     }
 
@@ -68,7 +80,7 @@ impl hyper::body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Long(left) => SizeHint::with_exact(*left),
-            Self::Endless(_) => SizeHint::default(),
+            Self::Endless(_) | Self::Piped(_) => SizeHint::default(),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -20,28 +20,56 @@ use crate::papers::{self, Caller};
 pub(crate) type Http1 = http1::SendRequest<Body>;
 pub(crate) type Http2 = http2::SendRequest<Body>;
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Opens connections as one caller.
+#[derive(Clone)]
 pub(crate) struct Connector {
     address: SocketAddr,
-    /// For HTTP/1.1 and for HTTP/2.
-    tls: Option<(TlsConnector, TlsConnector)>,
+    server: ServerName<'static>,
+    tls: Option<Tls>,
+}
+
+/// One identity, by what is spoken.
+#[derive(Clone)]
+struct Tls {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    bytes: TlsConnector,
 }
 
 impl Connector {
     /// Without `papers`, connections are plain.
     pub(crate) fn new(address: SocketAddr, papers: Option<&Path>, caller: Caller) -> Result<Self> {
-        let connector = |papers, alpn| {
-            let config = papers::client_tls(papers, caller, alpn)?;
-            Ok::<_, anyhow::Error>(TlsConnector::from(Arc::new(config)))
-        };
-        let tls = match papers {
-            None => None,
-            Some(papers) => Some((connector(papers, b"http/1.1")?, connector(papers, b"h2")?)),
-        };
-        Ok(Self { address, tls })
+        let tls = papers.map(|papers| papers::client_named(papers, caller.name()));
+        Self::with(address, "localhost", tls.transpose()?)
+    }
+
+    /// To a server of some name, with an identity whose ALPN does not matter.
+    pub(crate) fn with(
+        address: SocketAddr,
+        server: &str,
+        tls: Option<ClientConfig>,
+    ) -> Result<Self> {
+        let server = ServerName::try_from(server.to_owned())?;
+        let tls = tls.map(|config| {
+            let speaking = |alpn: &[&[u8]]| {
+                let mut config = config.clone();
+                config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+                TlsConnector::from(Arc::new(config))
+            };
+            Tls {
+                http1: speaking(&[b"http/1.1"]),
+                http2: speaking(&[b"h2"]),
+                bytes: speaking(&[]),
+            }
+        });
+        Ok(Self {
+            address,
+            server,
+            tls,
+        })
     }
 
     pub(crate) async fn http1(&self) -> Result<Http1> {
@@ -50,19 +78,37 @@ impl Connector {
 
     /// One source address has some 28,000 ports for one target.
     pub(crate) async fn http1_from(&self, source: Ipv4Addr) -> Result<Http1> {
-        let tls = self.tls.as_ref().map(|(http1, _)| http1);
+        let tls = self.tls.as_ref().map(|tls| &tls.http1);
         let stream = self.open(tls, source).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
 
     pub(crate) async fn http2(&self) -> Result<Http2> {
-        let tls = self.tls.as_ref().map(|(_, http2)| http2);
+        let tls = self.tls.as_ref().map(|tls| &tls.http2);
         let io = TokioIo::new(self.open(tls, Ipv4Addr::LOCALHOST).await?);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// A connection of bytes, without ALPN.
+    pub(crate) async fn bytes(&self) -> Result<Box<dyn Io>> {
+        let tls = self.tls.as_ref().map(|tls| &tls.bytes);
+        self.open(tls, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// A connection that has agreed on HTTP/1.1, whatever its client then says.
+    pub(crate) async fn bytes_as_http1(&self) -> Result<Box<dyn Io>> {
+        let tls = self.tls.as_ref().map(|tls| &tls.http1);
+        self.open(tls, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// A connection that has agreed on HTTP/2, whatever its client then says.
+    pub(crate) async fn bytes_as_http2(&self) -> Result<Box<dyn Io>> {
+        let tls = self.tls.as_ref().map(|tls| &tls.http2);
+        self.open(tls, Ipv4Addr::LOCALHOST).await
     }
 
     async fn open(&self, tls: Option<&TlsConnector>, source: Ipv4Addr) -> Result<Box<dyn Io>> {
@@ -70,7 +116,7 @@ impl Connector {
         let Some(tls) = tls else {
             return Ok(Box::new(stream));
         };
-        let stream = handshake(tls, stream).await?;
+        let stream = handshake_with(tls, stream, self.server.clone()).await?;
         let (_, session) = stream.get_ref();
         ensure!(
             session.handshake_kind() == Some(HandshakeKind::Full),
@@ -82,7 +128,10 @@ impl Connector {
 }
 
 pub(crate) async fn connect(address: SocketAddr, source: Ipv4Addr) -> Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
     if source != Ipv4Addr::LOCALHOST {
         socket.bind(SocketAddr::from((source, 0)))?;
     }
@@ -95,6 +144,14 @@ pub(crate) async fn handshake(
     tls: &TlsConnector,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from("localhost")?;
-    tls.connect(name, stream).await.context("the handshake")
+    handshake_with(tls, stream, ServerName::try_from("localhost")?).await
+}
+
+async fn handshake_with(
+    tls: &TlsConnector,
+    stream: TcpStream,
+    server: ServerName<'static>,
+) -> Result<TlsStream<TcpStream>> {
+    let stream = tls.connect(server, stream).await;
+    stream.context("the handshake")
 }

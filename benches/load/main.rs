@@ -7,12 +7,19 @@
 //! that a slow minute falls on all of them.
 
 mod bare;
+mod baseline;
 mod body;
 mod bulk;
+mod call;
+mod callgrind;
 mod client;
 mod connector;
+mod decide;
+mod decisions;
+mod guard;
 mod hold;
 mod instructions;
+mod job;
 mod leases;
 mod live;
 mod measure;
@@ -22,6 +29,7 @@ mod plot;
 mod probe;
 mod process;
 mod rate;
+mod reliability;
 mod report;
 mod target;
 mod upstream;
@@ -51,6 +59,7 @@ use crate::target::{Kind, Stage, Target};
   target/release/load --only requests --seconds 20
   target/release/load instructions
   target/release/load leases
+  target/release/load guard
   target/release/load --smoke")]
 struct Arguments {
     /// What to measure; everything by default.
@@ -109,10 +118,25 @@ enum Topic {
 /// What this program is when it starts itself.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Load any server that asks for mutual TLS.
+    Call(call::Arguments),
     /// Count the instructions and allocations of a request, under valgrind.
     Instructions(instructions::Arguments),
     /// Cut a tenth of many live streams.
     Leases(leases::Arguments),
+    /// Compare those of a request and of a decision with the committed base line.
+    Guard(guard::Arguments),
+    /// Mixed traffic while SVIDs rotate, policies reload and the upstream restarts.
+    Soak(reliability::soak::Arguments),
+    /// A well-behaved client among slow, flooding, lying and idle peers.
+    Hostile(reliability::hostile::Arguments),
+    /// Upstreams that stall, reset and lie; a full disk, a clock that jumps, and SIGKILL.
+    Chaos(reliability::chaos::Arguments),
+    /// Time decisions by the number of policies, beside the stock Cedar evaluator.
+    Decisions(decisions::Arguments),
+    /// Decide so many times, to be counted.
+    #[command(hide = true)]
+    Decide(decide::Arguments),
     /// Answer every plain request with 200 bytes.
     #[command(hide = true)]
     Upstream,
@@ -153,6 +177,30 @@ fn main() -> Result<()> {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(leases::run(&leases, &sidecar))
         }
+        Some(Part::Guard(guarded)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(guard::run(&guarded, sidecar))
+        }
+        Some(Part::Soak(soak)) => {
+            let sidecar = sidecar(&arguments)?;
+            process::raise_open_files(OPEN_FILES);
+            runtime.block_on(reliability::soak::run(&soak, sidecar))
+        }
+        Some(Part::Hostile(hostile)) => {
+            let sidecar = sidecar(&arguments)?;
+            let open_files = process::raise_open_files(OPEN_FILES);
+            runtime.block_on(reliability::hostile::run(&hostile, sidecar, open_files))
+        }
+        Some(Part::Chaos(chaos)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(reliability::chaos::run(&chaos, sidecar))
+        }
+        Some(Part::Call(called)) => {
+            process::raise_open_files(OPEN_FILES);
+            runtime.block_on(call::run(&called))
+        }
+        Some(Part::Decisions(timed)) => decisions::run(&timed),
+        Some(Part::Decide(decided)) => decide::run(&decided),
         None => runtime.block_on(compare(arguments)),
     }
 }
@@ -250,7 +298,7 @@ impl Run {
 
     /// Whoever is measured does the job: it refuses, and never resumes.
     async fn prove(&mut self) -> Result<()> {
-        for kind in self.stage.kinds() {
+        for kind in self.stage.crowd() {
             let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
             let Some(address) = target.tls_address() else {
                 continue;
@@ -268,7 +316,7 @@ impl Run {
         }
         let length = self.arguments.length();
         for plan in Plan::ALL {
-            for kind in self.stage.kinds() {
+            for kind in self.stage.crowd() {
                 eprintln!("  CPU: {plan}, {kind}");
                 let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
                 let requests = self.arguments.requests;

@@ -43,7 +43,7 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Loader => "loader",
             Self::Stranger => "stranger",
@@ -53,6 +53,7 @@ impl Caller {
 
 pub(crate) struct Papers {
     directory: tempfile::TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Papers {
@@ -70,28 +71,46 @@ impl Papers {
         std::fs::write(directory.path().join("bundle.pem"), authority.pem())?;
         std::fs::write(directory.path().join("policy.cedar"), POLICY)?;
         std::fs::write(directory.path().join("upload.cedar"), UPLOAD_POLICY)?;
+        let papers = Self {
+            directory,
+            authority,
+        };
         for name in ["app", "loader", "stranger"] {
-            let key = KeyPair::generate()?;
-            let certificate = leaf(name)?.signed_by(&key, &authority)?;
-            std::fs::write(
-                directory.path().join(format!("{name}.pem")),
-                certificate.pem(),
-            )?;
-            std::fs::write(
-                directory.path().join(format!("{name}.key")),
-                key.serialize_pem(),
-            )?;
-            // HAProxy reads both from one file.
-            std::fs::write(
-                directory.path().join(format!("{name}-with-key.pem")),
-                certificate.pem() + &key.serialize_pem(),
-            )?;
+            papers.issue(name, &format!("sa/{name}"))?;
         }
-        Ok(Self { directory })
+        Ok(papers)
+    }
+
+    /// Issues an SVID for a path of the trust domain and writes it under a name, in place of the
+    /// one that was there; first the key, then the certificate, each at once.
+    pub(crate) fn issue(&self, name: &str, id: &str) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let certificate = leaf(name, id)?.signed_by(&key, &self.authority)?;
+        self.place(&format!("{name}.key"), &key.serialize_pem())?;
+        self.place(&format!("{name}.pem"), &certificate.pem())?;
+        // HAProxy reads both from one file.
+        let both = certificate.pem() + &key.serialize_pem();
+        self.place(&format!("{name}-with-key.pem"), &both)
+    }
+
+    /// Writes a file so that a reader sees the old one or the new one, and nothing between.
+    pub(crate) fn place(&self, name: &str, text: &str) -> Result<()> {
+        let new = self.path().join("log").join(name);
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, self.path().join(name))?;
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Writes policies that, with the one rule, are so many; answers with their file. They are
+    /// about other callers and other services, as in a fleet's common policy.
+    pub(crate) fn many_policies(&self, count: usize) -> Result<&'static str> {
+        let rules = wayleave_benches::rules::rules(count.saturating_sub(1));
+        self.place(MANY, &wayleave_benches::rules::cedar(&rules))?;
+        Ok("policy.cedar, many.cedar")
     }
 
     /// Writes the sidecar's configuration, with its decision records going to `decisions`.
@@ -117,6 +136,9 @@ impl Papers {
     }
 }
 
+/// The file of the policies beside the one rule.
+const MANY: &str = "many.cedar";
+
 /// What the sidecar's configuration allows beyond its defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
@@ -135,6 +157,11 @@ impl Allowance {
         policies: "policy.cedar",
         limits: "max_connections: 25000, header_timeout: 300s, idle_timeout: 600s",
     };
+    /// The same with other policies.
+    pub(crate) fn with(self, policies: &'static str) -> Self {
+        Self { policies, ..self }
+    }
+
     /// The caller may also upload.
     pub(crate) const UPLOAD: Self = Self {
         policies: "policy.cedar, upload.cedar",
@@ -148,9 +175,9 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
-fn leaf(name: &str) -> Result<CertificateParams> {
+fn leaf(name: &str, id: &str) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    let id = format!("spiffe://load.example/sa/{name}");
+    let id = format!("spiffe://load.example/{id}");
     params.distinguished_name = named(name);
     params.subject_alt_names = vec![
         SanType::URI(id.as_str().try_into()?),
@@ -190,13 +217,19 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// The caller's side of mutual TLS, which never resumes a session.
 pub(crate) fn client_tls(papers: &Path, caller: Caller, alpn: &[u8]) -> Result<ClientConfig> {
-    let (chain, key) = read(papers, caller.name())?;
+    let mut config = client_named(papers, caller.name())?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(config)
+}
+
+/// The caller's side with the SVID of a name.
+pub(crate) fn client_named(papers: &Path, name: &str) -> Result<ClientConfig> {
+    let (chain, key) = read(papers, name)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(papers)?)
         .with_client_auth_cert(chain, key)?;
     config.resumption = rustls::client::Resumption::disabled();
-    config.alpn_protocols = vec![alpn.to_vec()];
     Ok(config)
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Latencies {
 }
 
 /// The moments at which requests are due, on their way to whoever is free to send one.
-type Due = Arc<Mutex<mpsc::UnboundedReceiver<Instant>>>;
+pub(crate) type Due = Arc<Mutex<mpsc::UnboundedReceiver<Instant>>>;
 
 struct Recorded {
     latency: Histogram<u64>,
@@ -97,7 +97,7 @@ async fn run_within(
         sender.exchange().await?;
     }
     let (dispatch, due) = mpsc::unbounded_channel();
-    let due: Due = Arc::new(Mutex::new(due));
+    let due = self::due(due);
     let mut callers = JoinSet::new();
     for sender in senders {
         callers.spawn(call(sender, Arc::clone(&due)));
@@ -142,7 +142,7 @@ async fn senders(connector: &Connector, plan: Plan) -> Result<Vec<Sender>> {
 }
 
 /// Tells each moment when it has come; answers with how many there were. Blocks its thread.
-fn pace(rate: Rate, dispatch: &mpsc::UnboundedSender<Instant>) -> Result<u64> {
+pub(crate) fn pace(rate: Rate, dispatch: &mpsc::UnboundedSender<Instant>) -> Result<u64> {
     let period = Duration::from_secs(1) / rate.per_second;
     let total = (rate.length.as_secs_f64() * f64::from(rate.per_second)).round() as u64;
     let timer = Timer::start(period)?;
@@ -166,7 +166,13 @@ async fn call(mut sender: Sender, due: Due) -> Result<Recorded> {
     Ok(recorded)
 }
 
-async fn next(due: &Due) -> Option<Instant> {
+/// Shares moments out among callers.
+pub(crate) fn due(moments: mpsc::UnboundedReceiver<Instant>) -> Due {
+    Arc::new(Mutex::new(moments))
+}
+
+/// The next moment, for one caller.
+pub(crate) async fn next(due: &Due) -> Option<Instant> {
     due.lock().await.recv().await
 }
 

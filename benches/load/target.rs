@@ -37,9 +37,14 @@ pub(crate) enum Kind {
     Sidecar,
     /// The sidecar, its decision records written to a file.
     SidecarRecording,
+    /// The sidecar, its records off, with so many policies in place of one.
+    SidecarOf(usize),
     /// Somebody else's proxy.
     Peer(Peer),
 }
+
+/// How many policies it has in the comparison by their number, beside one.
+pub(crate) const POLICIES: [usize; 2] = [100, 10_000];
 
 impl Kind {
     /// Whether it refuses anything.
@@ -51,6 +56,7 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::SidecarOf(policies) => return write!(f, "wayleave, {policies} policies"),
             Self::Straight => "straight to the upstream",
             Self::Bare => "bare proxy",
             Self::Sidecar => "wayleave, records off",
@@ -81,6 +87,15 @@ impl Stage {
         ];
         let peers = self.peers.iter().map(|found| Kind::Peer(found.peer));
         ours.into_iter().chain(peers).collect()
+    }
+
+    /// Everything whose requests are measured: the sidecar by its number of policies as well.
+    pub(crate) fn crowd(&self) -> Vec<Kind> {
+        let mut kinds = self.kinds();
+        let after = kinds.iter().position(|kind| *kind == Kind::Sidecar);
+        let at = after.map_or(kinds.len(), |at| at + 1);
+        kinds.splice(at..at, POLICIES.map(Kind::SidecarOf));
+        kinds
     }
 
     /// A command on a core, run by the instrument if it is the one under test.
@@ -180,9 +195,10 @@ async fn proxy(
     upstream: SocketAddr,
     allowance: Allowance,
 ) -> Result<(Child, SocketAddr)> {
-    let recording = |decisions| async move {
+    let recording = |decisions, allowance| async move {
         let config = stage.papers.config(upstream, decisions, allowance)?;
-        started_sidecar(stage.command(&stage.sidecar, UNDER_TEST), &config).await
+        let command = stage.command(&stage.sidecar, UNDER_TEST);
+        started_sidecar(command, &config, &["\"WARN\"", "\"ERROR\""]).await
     };
     match kind {
         Kind::Straight | Kind::Bare => {
@@ -190,8 +206,12 @@ async fn proxy(
             bare.arg("bare").arg("--papers").arg(stage.papers.path());
             started(bare.arg("--upstream").arg(upstream.to_string()), one).await
         }
-        Kind::Sidecar => recording("off").await,
-        Kind::SidecarRecording => recording("file:log/decisions.jsonl").await,
+        Kind::Sidecar => recording("off", allowance).await,
+        Kind::SidecarOf(policies) => {
+            let many = stage.papers.many_policies(policies)?;
+            recording("off", allowance.with(many)).await
+        }
+        Kind::SidecarRecording => recording("file:log/decisions.jsonl", allowance).await,
         Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
     }
 }
@@ -228,8 +248,13 @@ async fn started<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Resul
     Ok((child, address))
 }
 
-/// Starts the sidecar, which tells its addresses when it is ready.
-async fn started_sidecar(mut command: Command, config: &Path) -> Result<(Child, SocketAddr)> {
+/// Starts the sidecar, which tells its addresses when it is ready. Lines of its log with one of
+/// `levels` are repeated.
+pub(crate) async fn started_sidecar(
+    mut command: Command,
+    config: &Path,
+    levels: &'static [&'static str],
+) -> Result<(Child, SocketAddr)> {
     command
         .arg("run")
         .arg("--config")
@@ -238,7 +263,7 @@ async fn started_sidecar(mut command: Command, config: &Path) -> Result<(Child, 
     let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let mut output = BufReader::new(child.stderr.take().context("no standard error")?);
     let address = timeout(START, first(&mut output, inbound)).await??;
-    tokio::spawn(repeat_warnings(output));
+    tokio::spawn(repeat(output, levels));
     Ok((child, address))
 }
 
@@ -271,10 +296,10 @@ async fn started_peer(
 
 /// Reads on, so that the sidecar never waits for us, and repeats what it warns of: a run in
 /// which records were dropped or connections refused is not a result.
-async fn repeat_warnings(output: impl AsyncBufRead + Unpin) {
+async fn repeat(output: impl AsyncBufRead + Unpin, levels: &[&str]) {
     let mut lines = output.lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+        if levels.iter().any(|level| line.contains(level)) {
             eprintln!("the sidecar says: {line}");
         }
     }
@@ -296,7 +321,7 @@ async fn first<T>(
     }
 }
 
-/// The inbound address in the ready message.
+/// The first inbound address in the ready message.
 fn inbound(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
@@ -304,7 +329,8 @@ fn inbound(line: &str) -> Option<SocketAddr> {
         return None;
     }
     let address = fields.get("inbound")?.as_str()?;
-    address
+    let first = address.split(',').next()?;
+    first
         .trim_matches(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
         .parse()
         .ok()

@@ -67,13 +67,7 @@ async fn story() -> anyhow::Result<()> {
     );
     sweep(&told, &sweeper).await?;
     let cut = swept.cut().await?;
-    told.tell(
-        "sweeper",
-        &format!(
-            "its stream is cut, after {} changes: {}",
-            cut.events, cut.how
-        ),
-    );
+    told.cut("sweeper", &cut);
     anyhow::ensure!(
         carried.is_open(),
         "the other agent's stream was cut as well"
@@ -86,13 +80,7 @@ async fn story() -> anyhow::Result<()> {
     );
     transmitter.revoke(sidecar.events, &courier.id).await?;
     let cut = carried.cut().await?;
-    told.tell(
-        "courier",
-        &format!(
-            "its stream is cut, after {} changes: {}",
-            cut.events, cut.how
-        ),
-    );
+    told.cut("courier", &cut);
     let denied = courier.get("/orders/7").await?;
     told.tell(
         "courier",

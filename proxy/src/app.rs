@@ -30,7 +30,9 @@ use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::review::Changes;
 use crate::sockets::{PassedSocket, Sockets};
+use crate::ssf::{self, Effects, SsfError};
 use crate::standing::control::{Control, ControlError};
+use crate::standing::store::{SetupError, Store};
 use crate::standing::{Journal, JournalError, Standing, watch_signals};
 use crate::worker::Workers;
 
@@ -80,9 +82,15 @@ pub(crate) enum StartError {
     /// What is known against principals cannot be read or kept.
     #[error(transparent)]
     Standing(#[from] JournalError),
+    /// Security events cannot be received.
+    #[error(transparent)]
+    Ssf(#[from] SsfError),
     /// The admin socket cannot be had.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The store of a fleet cannot be connected to, ever.
+    #[error(transparent)]
+    Store(#[from] SetupError),
 }
 
 /// Why a running sidecar does not change; it stays as it is.
@@ -116,6 +124,7 @@ pub(crate) struct Sidecar {
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     writer: Writer,
+    ssf: ssf::Receiver,
 }
 
 /// The policies in force, and what keeps them so.
@@ -153,6 +162,11 @@ impl Sidecar {
         let policies = Policies::start(loaded, &metrics);
         let changes = Arc::clone(policies.feeds.changes());
         let standing = standing(&signals, &changes, &metrics)?;
+        let store = signals
+            .store
+            .clone()
+            .map(|config| Store::new(config, &standing, metrics.standing().store().clone()));
+        let store = store.transpose()?;
         let control = control.as_deref().map(Control::bind).transpose()?;
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let fleet = Fleet {
@@ -181,16 +195,23 @@ impl Sidecar {
             tokio::spawn(changes.reauthorize(every));
         }
         tokio::spawn(Arc::clone(&standing).watch_clock());
+        let shared = store.as_ref().map(Store::health);
+        if let Some(store) = store {
+            tokio::spawn(store.run());
+        }
         if let Some(control) = control {
-            tokio::spawn(control.run(standing));
+            tokio::spawn(control.run(Arc::clone(&standing)));
         }
         let mut listeners = Listeners::new(fleet, policies.feeds.clone());
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
         let admin = AdminDoor::bind(admin, &mut sockets).map_err(PlanError::from)?;
         let probes = ProbesStep::plan(probes, None, &mut sockets).map_err(PlanError::from)?;
+        let effects: Arc<dyn Effects> = standing;
+        let ssf = ssf::Opened::new(&signals, &effects, &metrics, &mut sockets)?;
         // SECURITY: before anything is served that could connect there.
-        own.add([admin.address].into_iter().chain(probes.address()));
+        let others = [admin.address].into_iter().chain(probes.address());
+        own.add(others.chain(ssf.addresses()));
         let writer = Writer::start(queue, output, Arc::clone(&recent), Arc::clone(&metrics))?;
         listeners.apply(plan, None::<fn()>, Duration::ZERO);
         admin.tell(&listeners);
@@ -210,10 +231,13 @@ impl Sidecar {
             recent,
             shutdown: shutdown.clone(),
             upstreams,
+            store: shared,
+            ssf: ssf.told(),
         };
         admin.open(service)?;
         let mut probing = None;
         probes.apply(&mut probing, &metrics)?;
+        let ssf = ssf.run()?;
         Ok(Self {
             listeners,
             sockets,
@@ -223,6 +247,7 @@ impl Sidecar {
             metrics,
             shutdown,
             writer,
+            ssf,
         })
     }
 
@@ -292,7 +317,7 @@ impl Sidecar {
         }
         let probing = self.probes.as_ref().map(|probes| probes.address);
         let others = [self.admin.address].into_iter().chain(probing);
-        self.listeners.tell_own(others);
+        self.listeners.tell_own(others.chain(self.ssf.addresses()));
         self.admin.tell(&self.listeners);
         changes
     }
@@ -312,12 +337,14 @@ impl Sidecar {
         if let Some(probes) = &self.probes {
             sockets.push(probes.socket()?);
         }
+        sockets.extend(self.ssf.sockets()?);
         Ok(sockets)
     }
 
     /// Leaves probes, status and metrics to the process that has taken our place.
     pub(crate) fn leave_to_successor(&self) {
         self.admin.close();
+        self.ssf.close();
         if let Some(probes) = &self.probes {
             probes.close();
         }

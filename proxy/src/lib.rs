@@ -45,6 +45,7 @@ mod record;
 mod review;
 mod route;
 mod sockets;
+mod ssf;
 mod standing;
 mod stream;
 mod trust;

@@ -1,6 +1,8 @@
 //! What a configuration allows and its owner had better know: told at start, and by
 //! `wayleave check`.
 
+use std::net::IpAddr;
+
 use wayleave_certs::TrustBundles;
 
 use crate::config::{Config, IdentitySource, InboundConfig, TlsMode, TrustDomain};
@@ -11,15 +13,27 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         .inbound
         .iter()
         .filter(|listener| listener.tls.mode == TlsMode::Permissive);
-    permissive
-        .map(|listener| {
-            format!(
-                "`{}` is permissive: callers without TLS are served as anonymous ones; set \
+    let permissive = permissive.map(|listener| {
+        format!(
+            "`{}` is permissive: callers without TLS are served as anonymous ones; set \
                  `tls.mode: strict` once everybody calls with TLS",
-                listener.name
-            )
-        })
-        .collect()
+            listener.name
+        )
+    });
+    permissive.chain(open_store(config)).collect()
+}
+
+/// A store that is talked to in clear, beyond this machine.
+fn open_store(config: &Config) -> Option<String> {
+    let url = &config.signals.store.as_ref()?.url;
+    let host = &url.address.host;
+    let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    (!url.tls && !here).then(|| {
+        format!(
+            "`signals.store` is at `{url}` without TLS: whoever is on the way can read its \
+             password, start quarantines and lift them; use `rediss://`"
+        )
+    })
 }
 
 /// The trust domains that listeners let in and that can prove nothing, for want of a bundle; as

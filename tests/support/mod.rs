@@ -12,6 +12,7 @@ pub(crate) mod netns;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod raw_http2;
+pub(crate) mod redis;
 pub(crate) mod script;
 pub(crate) mod service;
 pub(crate) mod setup;

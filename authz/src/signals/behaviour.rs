@@ -200,16 +200,27 @@ impl Behaviour {
     }
 
     /// The values of `reads` at this moment, without counting: for a call that is decided again.
-    /// Whether it is a first contact stays what it was when it began.
+    /// What tells of a call's [beginning](SignalSet::OF_BEGINNING) stays what it was in `begun`.
     #[must_use]
-    pub fn read(&self, counted: &Counted, reads: SignalSet, now: Instant) -> SignalValues {
+    pub fn read(
+        &self,
+        counted: &Counted,
+        begun: &SignalValues,
+        reads: SignalSet,
+        now: Instant,
+    ) -> SignalValues {
         let mut values = SignalValues::NONE;
         if reads.is_empty() {
             return values;
         }
         let at = self.shared.millis(now);
+        let kept = SignalSet::OF_BEGINNING.both(begun.known());
         for signal in reads.iter() {
-            values.set(signal, long(self.value(counted, signal, at)));
+            let value = match kept.contains(signal) {
+                true => begun.value(signal),
+                false => long(self.value(counted, signal, at)),
+            };
+            values.set(signal, value);
         }
         values
     }
@@ -328,7 +339,7 @@ impl Behaviour {
     }
 
     /// A number that changes when a signal passes what policies compare it with, up or down: what
-    /// is open is then to be decided again. Nought where none has passed anything.
+    /// is open is then to be decided again. Signals of a call's beginning change nothing for it. Nought where none has passed anything.
     #[must_use]
     pub fn bands(&self, limits: &SignalLimits, now: Instant) -> u64 {
         let at = self.shared.millis(now);
@@ -343,7 +354,7 @@ impl Behaviour {
             }
         };
         let of_principal = Counted::default();
-        for signal in limits.read().iter() {
+        for signal in limits.read().without(SignalSet::OF_BEGINNING).iter() {
             match signal.rate() {
                 Some(rate) if rate.endpoint => {
                     let endpoints = self.counts.endpoints.get();

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::merge::{self, REMEMBERED, Told};
 use super::signal::RiskLevel;
-use super::standing::{Against, Change, Known, Quarantine, Revocation, Revoked, Risk};
+use super::standing::{Against, Change, Known, Origin, Quarantine, Revocation, Revoked, Risk};
 
 /// How many quarantines, revocations and ratings can be known at once, each for itself.
 const MOST: usize = 1_000_000;
@@ -27,80 +28,142 @@ pub enum Concerned {
     Serial(Box<str>),
 }
 
-/// The tables.
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// For whom something in force is otherwise than before.
+    pub concerned: Concerned,
+    /// Whether it is worth telling others: it was not known, and not older than what was.
+    pub news: bool,
+}
+
+/// The tables. The rules by which changes are merged are those of [`merge`].
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     quarantines: BTreeMap<Box<str>, Vec<Quarantine>>,
+    released: BTreeMap<Box<str>, Origin>,
     revocations: BTreeMap<Revoked, Revocation>,
+    reinstated: BTreeMap<Revoked, Origin>,
     risks: BTreeMap<Box<str>, Risk>,
 }
 
 impl Ledger {
     /// Makes a change.
-    pub(super) fn apply(&mut self, change: &Change) -> Result<Concerned, StandingError> {
-        let concerned = |changed: bool, principal: &str| match changed {
-            true => Concerned::Principal(principal.into()),
-            false => Concerned::Nobody,
+    pub(super) fn apply(&mut self, change: &Change) -> Result<Merged, StandingError> {
+        let of_principal = |principal: &str| Concerned::Principal(principal.into());
+        let (told, concerned) = match change {
+            Change::Quarantined(new) => (self.quarantine(new)?, of_principal(&new.principal)),
+            Change::Released { principal, origin } => {
+                (self.release(principal, origin)?, of_principal(principal))
+            }
+            Change::Revoked(new) => (self.revoke(new)?, of_subject(&new.subject)),
+            Change::Reinstated { subject, origin } => {
+                (self.reinstate(subject, origin)?, of_subject(subject))
+            }
+            Change::Rated(new) => (self.rate(new)?, of_principal(&new.principal)),
         };
-        Ok(match change {
-            Change::Quarantined(quarantine) => {
-                concerned(self.quarantine(quarantine)?, &quarantine.principal)
-            }
-            Change::Released { principal, .. } => {
-                concerned(self.quarantines.remove(principal).is_some(), principal)
-            }
-            Change::Revoked(revocation) => {
-                let changed = self.revoke(revocation)?;
-                of_subject(changed, &revocation.subject)
-            }
-            Change::Reinstated { subject, .. } => {
-                of_subject(self.revocations.remove(subject).is_some(), subject)
-            }
-            Change::Rated(risk) => concerned(self.rate(risk)?, &risk.principal),
+        Ok(Merged {
+            concerned: match told {
+                Told::Changed => concerned,
+                Told::Nothing | Told::Remembered => Concerned::Nobody,
+            },
+            news: told != Told::Nothing,
         })
     }
 
-    fn quarantine(&mut self, new: &Quarantine) -> Result<bool, StandingError> {
+    fn quarantine(&mut self, new: &Quarantine) -> Result<Told, StandingError> {
+        if merge::lifts(self.released.get(&new.principal), new.origin.at_ms) {
+            return Ok(Told::Nothing);
+        }
         if !self.quarantines.contains_key(&new.principal) {
             room(self.quarantines.len())?;
         }
         let all = self.quarantines.entry(new.principal.clone()).or_default();
-        match all.iter_mut().find(|known| known.scope == new.scope) {
-            Some(known) if known.until_ms >= new.until_ms => return Ok(false),
-            Some(known) => *known = new.clone(),
-            None => all.push(new.clone()),
+        if let Some(known) = all.iter_mut().find(|known| known.scope == new.scope) {
+            return Ok(merge::quarantine(known, new));
         }
-        Ok(true)
+        all.push(new.clone());
+        Ok(Told::Changed)
     }
 
-    fn revoke(&mut self, new: &Revocation) -> Result<bool, StandingError> {
-        if self.revocations.contains_key(&new.subject) {
-            return Ok(false);
+    fn release(&mut self, principal: &str, origin: &Origin) -> Result<Told, StandingError> {
+        let told = remember(&mut self.released, &principal.into(), origin)?;
+        let Some(all) = self.quarantines.get_mut(principal) else {
+            return Ok(told);
+        };
+        let before = all.len();
+        all.retain(|known| !merge::lifts(Some(origin), known.origin.at_ms));
+        let changed = all.len() < before;
+        if all.is_empty() {
+            self.quarantines.remove(principal);
+        }
+        Ok(if changed { Told::Changed } else { told })
+    }
+
+    fn revoke(&mut self, new: &Revocation) -> Result<Told, StandingError> {
+        if merge::lifts(self.reinstated.get(&new.subject), new.origin.at_ms) {
+            return Ok(Told::Nothing);
+        }
+        if let Some(known) = self.revocations.get_mut(&new.subject) {
+            return Ok(merge::revocation(known, new));
         }
         room(self.revocations.len())?;
         self.revocations.insert(new.subject.clone(), new.clone());
-        Ok(true)
+        Ok(Told::Changed)
     }
 
-    fn rate(&mut self, new: &Risk) -> Result<bool, StandingError> {
-        match self.risks.get_mut(&new.principal) {
-            Some(known) if known.origin.at_ms > new.origin.at_ms => Ok(false),
-            Some(known) => {
-                let changed = known.level != new.level;
-                *known = new.clone();
-                Ok(changed)
+    fn reinstate(&mut self, subject: &Revoked, origin: &Origin) -> Result<Told, StandingError> {
+        let told = remember(&mut self.reinstated, subject, origin)?;
+        let known = self.revocations.get(subject);
+        if known.is_some_and(|known| merge::lifts(Some(origin), known.origin.at_ms)) {
+            self.revocations.remove(subject);
+            return Ok(Told::Changed);
+        }
+        Ok(told)
+    }
+
+    fn rate(&mut self, new: &Risk) -> Result<Told, StandingError> {
+        if let Some(known) = self.risks.get_mut(&new.principal) {
+            return Ok(merge::risk(known, new));
+        }
+        room(self.risks.len())?;
+        self.risks.insert(new.principal.clone(), new.clone());
+        Ok(match new.level {
+            RiskLevel::None => Told::Remembered,
+            _ => Told::Changed,
+        })
+    }
+
+    /// When a change must have been said so that it is not older than what it answers to.
+    pub(super) fn not_before(&self, change: &Change) -> u64 {
+        let at = |origin: Option<&Origin>| origin.map_or(0, |origin| origin.at_ms);
+        let after = |at: u64| if at == 0 { 0 } else { at.saturating_add(1) };
+        match change {
+            Change::Quarantined(new) => at(self.released.get(&new.principal)),
+            Change::Released { principal, .. } => {
+                let all = self.quarantines.get(principal);
+                let all = all.into_iter().flatten().map(|known| known.origin.at_ms);
+                after(all.max().unwrap_or_default())
             }
-            None => {
-                room(self.risks.len())?;
-                self.risks.insert(new.principal.clone(), new.clone());
-                Ok(new.level != RiskLevel::None)
+            Change::Revoked(new) => at(self.reinstated.get(&new.subject)),
+            Change::Reinstated { subject, .. } => {
+                let known = self.revocations.get(subject);
+                after(at(known.map(|known| &known.origin)))
+            }
+            Change::Rated(new) => {
+                let known = self.risks.get(&new.principal);
+                after(at(known.map(|known| &known.origin)))
             }
         }
     }
 
-    /// Forgets the quarantines that are over, and says whose.
+    /// Forgets the quarantines that are over, and says whose; and lifts that nothing can be
+    /// heard of any more that they would end.
     pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Box<str>> {
         let mut whose = Vec::new();
+        let remembered = |origin: &Origin| origin.at_ms.saturating_add(REMEMBERED) > now_ms;
+        self.released.retain(|_, origin| remembered(origin));
+        self.reinstated.retain(|_, origin| remembered(origin));
         self.quarantines.retain(|principal, all| {
             let before = all.len();
             all.retain(|quarantine| quarantine.until_ms > now_ms);
@@ -148,11 +211,38 @@ impl Ledger {
             risks: self.risks.values().cloned().collect(),
         }
     }
+
+    /// The changes that make this known where nothing was, what was lifted included.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let released = self.released.iter().map(|(principal, origin)| {
+            let (principal, origin) = (principal.clone(), origin.clone());
+            Change::Released { principal, origin }
+        });
+        let reinstated = self.reinstated.iter().map(|(subject, origin)| {
+            let (subject, origin) = (subject.clone(), origin.clone());
+            Change::Reinstated { subject, origin }
+        });
+        let lifted = released.chain(reinstated);
+        lifted.chain(self.known().into_changes()).collect()
+    }
 }
 
-fn of_subject(changed: bool, subject: &Revoked) -> Concerned {
+/// Remembers a lift.
+fn remember<S: Ord + Clone>(
+    lifts: &mut BTreeMap<S, Origin>,
+    subject: &S,
+    origin: &Origin,
+) -> Result<Told, StandingError> {
+    if let Some(known) = lifts.get_mut(subject) {
+        return Ok(merge::later(known, origin));
+    }
+    room(lifts.len())?;
+    lifts.insert(subject.clone(), origin.clone());
+    Ok(Told::Remembered)
+}
+
+fn of_subject(subject: &Revoked) -> Concerned {
     match subject {
-        _ if !changed => Concerned::Nobody,
         Revoked::Principal(principal) => Concerned::Principal(principal.clone()),
         Revoked::Serial(serial) => Concerned::Serial(serial.clone()),
     }
@@ -168,7 +258,7 @@ fn room(taken: usize) -> Result<(), StandingError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::standing::{Origin, Scope};
+    use super::super::standing::Scope;
     use super::*;
 
     const CART: &str = "spiffe://shop.example/ns/web/sa/cart";
@@ -203,12 +293,12 @@ mod tests {
     fn a_quarantine_lasts_as_long_as_the_longest_says_and_no_longer() {
         let mut ledger = Ledger::default();
         let cart = Concerned::Principal(CART.into());
-        assert_eq!(
-            ledger.apply(&quarantined(5_000, Scope::Everything)),
-            Ok(cart.clone())
-        );
-        let shorter = ledger.apply(&quarantined(4_000, Scope::Everything));
-        assert_eq!(shorter, Ok(Concerned::Nobody));
+        let concerned = |ledger: &mut Ledger, until_ms| {
+            let change = quarantined(until_ms, Scope::Everything);
+            ledger.apply(&change).unwrap().concerned
+        };
+        assert_eq!(concerned(&mut ledger, 5_000), cart);
+        assert_eq!(concerned(&mut ledger, 4_000), Concerned::Nobody);
         assert!(ledger.expire(4_999).is_empty());
         assert!(ledger.against(CART).quarantine("orders", 4_999).is_some());
         assert!(ledger.against(CART).quarantine("orders", 5_000).is_none());
@@ -235,10 +325,8 @@ mod tests {
     fn a_rating_that_is_older_than_the_latest_has_no_effect() {
         let mut ledger = Ledger::default();
         ledger.apply(&rated(RiskLevel::High, 2)).unwrap();
-        assert_eq!(
-            ledger.apply(&rated(RiskLevel::Low, 1)),
-            Ok(Concerned::Nobody)
-        );
+        let older = ledger.apply(&rated(RiskLevel::Low, 1)).unwrap();
+        assert_eq!((older.concerned, older.news), (Concerned::Nobody, false));
         assert_eq!(ledger.against(CART).risk, RiskLevel::High);
         ledger.apply(&rated(RiskLevel::Low, 3)).unwrap();
         assert_eq!(ledger.against(CART).risk, RiskLevel::Low);
@@ -267,7 +355,8 @@ mod tests {
             subject: serial,
             origin,
         };
-        assert_eq!(again.apply(&reinstated), Ok(Concerned::Serial("1f".into())));
+        let merged = again.apply(&reinstated).unwrap();
+        assert_eq!(merged.concerned, Concerned::Serial("1f".into()));
         assert_eq!(again.revoked_serials(), 0);
     }
 }

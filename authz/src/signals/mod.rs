@@ -9,6 +9,7 @@ mod distinct;
 mod endpoints;
 mod ledger;
 mod limits;
+mod merge;
 mod others;
 mod principals;
 mod signal;
@@ -17,7 +18,7 @@ mod values;
 mod window;
 
 pub use behaviour::{Behaviour, Counted};
-pub use ledger::{Concerned, StandingError};
+pub use ledger::{Concerned, Merged, StandingError};
 pub use limits::{Limits, SignalLimits};
 pub use principals::Principals;
 pub(crate) use signal::Kind;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::behaviour::{Behaviour, Shared};
-use super::ledger::{Concerned, Ledger, StandingError};
+use super::ledger::{Concerned, Ledger, Merged, StandingError};
 use super::standing::{Change, Known};
 
 /// How many parts the table has, each with a lock of its own.
@@ -124,18 +124,35 @@ impl Principals {
     ///
     /// # Errors
     /// When as much is known as can be.
-    pub fn apply(&self, change: &Change) -> Result<Concerned, StandingError> {
+    pub fn apply(&self, change: &Change) -> Result<Merged, StandingError> {
+        self.apply_in(&mut lock(&self.ledger), change)
+    }
+
+    /// Makes a change that is said at this moment, and so later than all that is known of its
+    /// subject, also where the clock is behind. Tells the change as it was made.
+    ///
+    /// # Errors
+    /// When as much is known as can be.
+    pub fn say(&self, mut change: Change) -> Result<(Change, Merged), StandingError> {
         let mut ledger = lock(&self.ledger);
-        let concerned = ledger.apply(change)?;
-        match &concerned {
+        let not_before = ledger.not_before(&change);
+        let at_ms = &mut change.origin_mut().at_ms;
+        *at_ms = not_before.max(*at_ms);
+        let merged = self.apply_in(&mut ledger, &change)?;
+        Ok((change, merged))
+    }
+
+    fn apply_in(&self, ledger: &mut Ledger, change: &Change) -> Result<Merged, StandingError> {
+        let merged = ledger.apply(change)?;
+        match &merged.concerned {
             Concerned::Nobody => {}
-            Concerned::Principal(principal) => self.tell(&ledger, principal),
+            Concerned::Principal(principal) => self.tell(ledger, principal),
             Concerned::Serial(_) => {
                 let count = ledger.revoked_serials();
                 self.revoked_serials.store(count, Ordering::Release);
             }
         }
-        Ok(concerned)
+        Ok(merged)
     }
 
     /// Ends the quarantines whose time is over, and says whose they were.
@@ -165,6 +182,13 @@ impl Principals {
     #[must_use]
     pub fn known(&self) -> Known {
         lock(&self.ledger).known()
+    }
+
+    /// The changes that make this known where nothing was. Unlike in [`Principals::known`], what
+    /// was lifted is among them, so that nobody brings it up again.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        lock(&self.ledger).changes()
     }
 
     /// INVARIANT: under the lock of the ledger, so that the latest of two changes is told last.

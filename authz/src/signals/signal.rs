@@ -184,6 +184,19 @@ impl Signal {
         }
     }
 
+    /// Whether what several sidecars count of one principal can be added up: what happens within
+    /// a window, of the principal as a whole. What is distinct at each of two may be the same.
+    #[must_use]
+    pub const fn is_summable(self) -> bool {
+        matches!(
+            self.rate(),
+            Some(Rate {
+                endpoint: false,
+                ..
+            })
+        )
+    }
+
     pub(crate) const fn kind(self) -> Kind {
         match self {
             Self::FirstContact | Self::Stale => Kind::Bool,
@@ -219,6 +232,19 @@ impl SignalSet {
     /// No signal.
     pub const EMPTY: Self = Self(0);
 
+    /// What tells how a call began: calls until then, those in flight, whether it was a first
+    /// contact. It stays so for as long as the call is open: a limit on calls slows down who calls,
+    /// and ends nothing.
+    pub const OF_BEGINNING: Self = Self::EMPTY
+        .with(Signal::CallsPerSecond)
+        .with(Signal::CallsPerMinute)
+        .with(Signal::CallsPerHour)
+        .with(Signal::EndpointCallsPerSecond)
+        .with(Signal::EndpointCallsPerMinute)
+        .with(Signal::EndpointCallsPerHour)
+        .with(Signal::FirstContact)
+        .with(Signal::InFlight);
+
     /// The set with this one too.
     #[must_use]
     pub const fn with(self, signal: Signal) -> Self {
@@ -235,6 +261,12 @@ impl SignalSet {
     #[must_use]
     pub const fn both(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// Those that are not in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Those with the numbers from `first` to before `end`.

@@ -127,7 +127,7 @@ pub enum Change {
     /// A principal is in quarantine. One that is in the same scope already stays as long as the
     /// longer of the two says.
     Quarantined(Quarantine),
-    /// Every quarantine of a principal is over.
+    /// Every quarantine of a principal that was said before is over.
     Released {
         /// Who was in quarantine.
         principal: Box<str>,
@@ -136,7 +136,7 @@ pub enum Change {
     },
     /// A principal or an SVID is revoked.
     Revoked(Revocation),
-    /// It is not revoked any more.
+    /// It is not revoked any more, if that was said before.
     Reinstated {
         /// What was revoked.
         subject: Revoked,
@@ -155,6 +155,15 @@ impl Change {
             Self::Quarantined(quarantine) => &quarantine.origin,
             Self::Revoked(revocation) => &revocation.origin,
             Self::Rated(risk) => &risk.origin,
+            Self::Released { origin, .. } | Self::Reinstated { origin, .. } => origin,
+        }
+    }
+
+    pub(super) fn origin_mut(&mut self) -> &mut Origin {
+        match self {
+            Self::Quarantined(quarantine) => &mut quarantine.origin,
+            Self::Revoked(revocation) => &mut revocation.origin,
+            Self::Rated(risk) => &mut risk.origin,
             Self::Released { origin, .. } | Self::Reinstated { origin, .. } => origin,
         }
     }

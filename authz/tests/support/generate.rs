@@ -246,7 +246,8 @@ fn signal(choices: &mut Choices<'_>) -> String {
             format!("{} <= {name}", number),
             format!("{name} == {}", number),
             format!("[1, 3].contains({name})"),
-            format!("{{a: {name}}}.a > {}", number),
+            format!("{{a: {name}}}.a > {number}"),
+            format!("{name} * 9223372036854775807 > {number}"),
             "context has signals.endpoint.calls_per_hour".to_owned(),
             "context.signals has endpoint".to_owned(),
             "context.signals.endpoint has risk".to_owned(),
@@ -256,8 +257,8 @@ fn signal(choices: &mut Choices<'_>) -> String {
 
 fn leaf(choices: &mut Choices<'_>) -> String {
     match choices.below(21) {
-        18.. => signal(choices),
-        16 => "resource.port * 9223372036854775807 > 0".to_owned(),
+        18 | 19 => signal(choices),
+        16 | 20 => "resource.port * 9223372036854775807 > 0".to_owned(),
         17 => "Region::\"nowhere\".open".to_owned(),
         0 => format!("{} like \"{}\"", text(choices, 0), choices.one(&PATTERNS)),
         1 => format!("{} in {}", entity(choices), entity(choices)),

@@ -1,5 +1,5 @@
-//! TLS 1.3 with mutual authentication by X509-SVIDs; and apart from it, in [`WebTls`], TLS towards
-//! hosts of the web.
+//! TLS 1.3 with mutual authentication by X509-SVIDs; and apart from it, in [`WebTls`] and
+//! [`WebServerTls`], TLS with hosts and clients of the web.
 //!
 //! Between workloads TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
 //! the revocation of the SVID that it was given for.
@@ -15,6 +15,7 @@ mod provider;
 mod server;
 mod server_verifier;
 mod web;
+mod web_server;
 
 pub use client::{ClientTls, ClientTlsOptions};
 pub(crate) use client_verifier::{OUTCOME, Outcome};
@@ -24,3 +25,4 @@ pub use provider::{crypto_provider, group_name, is_post_quantum};
 pub use server::{ServerTls, ServerTlsOptions};
 pub(crate) use server_verifier::{SvidServerVerifier, Trust};
 pub use web::{WebRoots, WebRootsError, WebTls};
+pub use web_server::{WebServerError, WebServerTls};

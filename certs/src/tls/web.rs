@@ -27,6 +27,11 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
+/// What is spoken with hosts and clients of the web.
+pub(super) fn web_provider() -> &'static Arc<CryptoProvider> {
+    &PROVIDER
+}
+
 /// The authorities that hosts of the web are verified with. Cheap to clone.
 #[derive(Clone)]
 pub struct WebRoots(Arc<RootCertStore>);
@@ -138,10 +143,23 @@ impl WebTls {
     ///
     /// When rustls cannot make a configuration of this.
     pub fn new(roots: &WebRoots, alpn: Alpn) -> Result<Self, HandshakeError> {
+        Self::speaking(roots, vec![alpn.as_str().into()])
+    }
+
+    /// For a protocol that has no name in ALPN, such as that of a database.
+    ///
+    /// # Errors
+    ///
+    /// When rustls cannot make a configuration of this.
+    pub fn without_alpn(roots: &WebRoots) -> Result<Self, HandshakeError> {
+        Self::speaking(roots, Vec::new())
+    }
+
+    fn speaking(roots: &WebRoots, protocols: Vec<Vec<u8>>) -> Result<Self, HandshakeError> {
         let mut config = roots
             .config(&PROVIDER, rustls::ALL_VERSIONS)
             .map_err(HandshakeError::Tls)?;
-        config.alpn_protocols = vec![alpn.as_str().into()];
+        config.alpn_protocols = protocols;
         Ok(Self(Arc::new(config)))
     }
 

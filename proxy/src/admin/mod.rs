@@ -37,6 +37,8 @@ use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
+use crate::ssf::Told;
+use crate::standing::store::StoreHealth;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,6 +70,9 @@ pub(crate) struct Admin {
     pub(crate) recent: Arc<Recent>,
     pub(crate) shutdown: Shutdown,
     pub(crate) upstreams: Arc<Upstreams>,
+    /// None where this sidecar is for itself.
+    pub(crate) store: Option<Arc<StoreHealth>>,
+    pub(crate) ssf: Told,
 }
 
 impl Admin {
@@ -164,6 +169,9 @@ impl Admin {
         if self.policies.store().current().is_none() {
             reasons.push("no_policy");
         }
+        if self.store.as_ref().is_some_and(|store| store.is_awaited()) {
+            reasons.push("reading_signal_store");
+        }
         reasons
     }
 
@@ -179,6 +187,16 @@ impl Admin {
         }
         if self.loads.failed_load().is_some() {
             warnings.push("policies_failed");
+        }
+        if self
+            .store
+            .as_ref()
+            .is_some_and(|store| !store.is_connected())
+        {
+            warnings.push("signal_store_unreachable");
+        }
+        if self.ssf.is_failing() {
+            warnings.push("ssf_failing");
         }
         warnings
     }

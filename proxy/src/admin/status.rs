@@ -16,6 +16,8 @@ use crate::forward::EndpointStatus;
 use crate::moment::moment;
 use crate::policy_loads::FailedLoad;
 use crate::record::metrics::Metrics;
+use crate::ssf::TransmitterStatus;
+use crate::standing::store::StoreStatus;
 
 /// When the sidecar was started, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,12 @@ pub(crate) struct Status {
     pub(crate) listeners: Vec<Listening>,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) load: LoadStatus,
+    /// The store that a fleet shares; none where this sidecar is for itself.
+    #[serde(default)]
+    pub(crate) signal_store: Option<StoreStatus>,
+    /// The transmitters of security events.
+    #[serde(default)]
+    pub(crate) ssf: Vec<TransmitterStatus>,
 }
 
 /// Who the sidecar is and whom it trusts.
@@ -287,6 +295,8 @@ impl Status {
             listeners: listeners(admin),
             destinations: admin.destinations.load().to_vec(),
             load: LoadStatus::of(&admin.load),
+            signal_store: admin.store.as_ref().map(|store| store.status()),
+            ssf: admin.ssf.statuses(),
         }
     }
 }

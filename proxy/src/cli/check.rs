@@ -27,6 +27,7 @@ use crate::config::{
 use crate::identity::{self, OpenError, OpenIdentity};
 use crate::leads::read_roots;
 use crate::policies::PolicyFiles;
+use crate::standing::store;
 use crate::warnings;
 
 const EXAMPLES: &str = "\
@@ -180,6 +181,7 @@ impl Outcome {
         self.check_policies(&config.policies.paths);
         self.check_decisions(&config.log.decisions);
         self.check_roots(path, config);
+        self.check_store(path, config);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
         self.facts.outbound = config.outbound.iter().map(OutboundFacts::new).collect();
         self.facts.destinations = config.destinations.iter().map(Destination::new).collect();
@@ -234,6 +236,15 @@ impl Outcome {
                 let message = format!("`tls.roots` cannot be used: {error}");
                 self.problems.push(Finding::plain(path, message));
             }
+        }
+    }
+
+    /// The files by which the store is connected to have to be there.
+    fn check_store(&mut self, path: &Path, config: &Config) {
+        if let Some(store) = &config.signals.store
+            && let Err(error) = store::verify(store)
+        {
+            self.problems.push(Finding::plain(path, error.to_string()));
         }
     }
 

@@ -232,9 +232,11 @@ pub(super) fn start_failed(error: &StartError) -> ExitCode {
         StartError::Policies(errors) => {
             report::problems(errors.problems().iter().map(|p| p as &dyn Diagnostic))
         }
-        StartError::Plan(_) | StartError::Standing(_) | StartError::Control(_) => {
-            report::mistake(error)
-        }
+        StartError::Plan(_)
+        | StartError::Standing(_)
+        | StartError::Control(_)
+        | StartError::Store(_)
+        | StartError::Ssf(_) => report::mistake(error),
         StartError::System(_) | StartError::Fips(_) => {
             report::mistake(error);
             ExitCode::from(FAILED)

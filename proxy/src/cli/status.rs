@@ -17,6 +17,8 @@ use crate::admin::{
 use crate::config;
 use crate::forward::EndpointStatus;
 use crate::moment::span;
+use crate::ssf::TransmitterStatus;
+use crate::standing::store::StoreStatus;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,7 +110,47 @@ fn render(status: &Status) -> String {
         destination(&mut text, each);
     }
     load(&mut text, &status.load);
+    if let Some(store) = &status.signal_store {
+        signal_store(&mut text, store);
+    }
+    transmitters(&mut text, &status.ssf);
     text
+}
+
+fn signal_store(text: &mut String, store: &StoreStatus) {
+    text.push_str("\nsignal store\n");
+    field(text, "server", &store.url);
+    let state = match (store.connected, &store.error) {
+        (true, _) => format!("connected since {}", store.since),
+        (false, None) => "NOT CONNECTED yet".to_owned(),
+        (false, Some(why)) => {
+            format!("NOT CONNECTED since {}: {}", store.since, harmless(why))
+        }
+    };
+    field(text, "state", &state);
+    if !store.fleet_wide.is_empty() {
+        field(text, "fleet-wide", &store.fleet_wide.join(", "));
+    }
+}
+
+fn transmitters(text: &mut String, all: &[TransmitterStatus]) {
+    if !all.is_empty() {
+        text.push_str("\ntransmitters of security events\n");
+    }
+    for one in all {
+        let stream = one.stream.as_deref().unwrap_or("not said");
+        let keys = count(one.keys, "key", "keys");
+        let _ = writeln!(text, "  {}  {keys}, stream {stream}", harmless(&one.name));
+        if let Some(last) = &one.last_event {
+            let _ = writeln!(text, "    {} {} ({})", last.at, last.event, last.result);
+        }
+        if let Some(refused) = &one.last_refusal {
+            let _ = writeln!(text, "    {} refused: {}", refused.at, refused.message);
+        }
+        for failure in &one.failures {
+            let _ = writeln!(text, "    FAILED {}", harmless(failure));
+        }
+    }
 }
 
 fn load(text: &mut String, load: &LoadStatus) {

@@ -63,12 +63,23 @@ pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 pub(super) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) const MAX_PRINCIPALS: usize = 100_000;
+pub(super) const STORE_PREFIX: &str = "wayleave:";
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const CONNECTION_GRACE: Duration = Duration::from_secs(30);
 pub(super) const MAX_HANDSHAKES: usize = 256;
 pub(super) const MAX_REQUESTS: usize = 10_000;
+
+pub(super) const JWKS_REFRESH: Duration = Duration::from_secs(600);
+/// A transmitter keeps what it could not deliver; what is refused as too old is lost.
+pub(super) const SET_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(60);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const POLL_EVENTS: usize = 32;
 
 /// What one principal may hold where the file says nothing: half, so that it is never all.
 pub(super) fn share_of_one_peer(all: usize) -> usize {

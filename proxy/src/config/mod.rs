@@ -19,13 +19,19 @@ mod raw;
 mod reader;
 mod resilience;
 mod scalar;
+mod secret;
+mod signal_store;
 mod signals;
+mod ssf;
+#[cfg(test)]
+mod ssf_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod upstream;
 mod validate;
 mod values;
+mod web_url;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,13 +47,20 @@ pub use resilience::{
     Balance, CircuitConfig, HealthCheckConfig, OutlierConfig, RetryConfig, RetryOn,
 };
 pub(crate) use scalar::{duration_of as duration, host_port_of as host_port};
+pub use secret::Secret;
+pub use signal_store::{SignalStoreConfig, StoreUrl};
 pub use signals::SignalsConfig;
+pub use ssf::{
+    Algorithm, JwksSource, MappedSubject, OnNoncompliant, PollConfig, PushConfig, PushTls,
+    SubjectName, TransmitterConfig,
+};
 pub(crate) use validate::SOCKET_PATH;
 pub use wayleave_certs::source::federation::{FederationConfig, Profile};
 pub use wayleave_certs::source::files::FilesConfig;
 pub use wayleave_certs::source::workload_api::SvidChoice;
 pub use wayleave_certs::workload_api::Endpoint;
 pub use wayleave_identity::{SpiffeIdPattern, TrustDomain};
+pub use web_url::{WebUrl, WebUrlError};
 
 /// Everything `wayleave run` needs to know, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode, SourceSpan};
 
+use super::secret::masked;
+
 /// Longest piece of a file that a message repeats, in characters.
 const QUOTE_CHARS: usize = 80;
 
@@ -143,7 +145,7 @@ impl Problems {
     /// A collector for the file `name` with the content `text`.
     pub(super) fn new(name: &str, text: &str) -> Self {
         Self {
-            source: Arc::new(NamedSource::new(name, text.to_owned()).with_language("yaml")),
+            source: Arc::new(NamedSource::new(name, masked(text)).with_language("yaml")),
             found: Vec::new(),
         }
     }
@@ -226,8 +228,10 @@ impl Wrong {
     }
 }
 
-/// `text` with control characters escaped, and cut to a length that fits a message.
+/// `text` without passwords, with control characters escaped, and cut to a length that fits a
+/// message.
 pub(super) fn quoted(text: &str) -> String {
+    let text = &*masked(text);
     let mut shown: String = text
         .chars()
         .take(QUOTE_CHARS)

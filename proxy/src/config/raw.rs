@@ -237,6 +237,20 @@ pub(super) struct RawSignals {
     pub(super) state_dir: Option<Field>,
     pub(super) max_principals: Option<Field>,
     pub(super) reauthorize_every: Option<Field>,
+    pub(super) store: Option<Section<RawSignalStore>>,
+    pub(super) ssf: Option<Section<Vec<Section<RawTransmitter>>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSignalStore {
+    pub(super) url: Option<Field>,
+    pub(super) password_file: Option<Field>,
+    pub(super) ca_file: Option<Field>,
+    pub(super) prefix: Option<Field>,
+    pub(super) timeout: Option<Field>,
+    pub(super) fleet_wide: Option<Section<Vec<Field>>>,
+    pub(super) reconcile_every: Option<Field>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -270,4 +284,61 @@ pub(super) struct RawProbe {
     pub(super) path: Option<Field>,
     pub(super) upstream: Option<Field>,
     pub(super) upstream_path: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTransmitter {
+    pub(super) name: Option<Field>,
+    pub(super) issuer: Option<Field>,
+    pub(super) audience: Option<Section<Vec<Field>>>,
+    pub(super) jwks: Option<Field>,
+    pub(super) jwks_ca_file: Option<Field>,
+    pub(super) jwks_refresh: Option<Field>,
+    pub(super) algorithms: Option<Section<Vec<Field>>>,
+    pub(super) push: Option<Section<RawPush>>,
+    pub(super) poll: Option<Section<RawPoll>>,
+    pub(super) max_age: Option<Field>,
+    pub(super) clock_skew: Option<Field>,
+    pub(super) subjects: Option<Section<Vec<Section<RawSubject>>>>,
+    pub(super) trust_domains: Option<Section<Vec<Field>>>,
+    pub(super) on_noncompliant: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPush {
+    pub(super) listen: Option<Field>,
+    pub(super) path: Option<Field>,
+    pub(super) tls: Option<Section<RawPushTls>>,
+    pub(super) token_file: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPushTls {
+    pub(super) certificate: Option<Field>,
+    pub(super) key: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPoll {
+    pub(super) url: Option<Field>,
+    pub(super) interval: Option<Field>,
+    pub(super) token_file: Option<Field>,
+    pub(super) ca_file: Option<Field>,
+    pub(super) long_poll: Option<Field>,
+    pub(super) timeout: Option<Field>,
+    pub(super) max_events: Option<Field>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSubject {
+    pub(super) uri: Option<Field>,
+    pub(super) opaque: Option<Field>,
+    pub(super) iss: Option<Field>,
+    pub(super) sub: Option<Field>,
+    pub(super) spiffe_ids: Option<Section<Vec<Field>>>,
 }

@@ -155,6 +155,27 @@ fn every_yaml_block_of_the_outbound_guide_loads() {
 }
 
 #[test]
+fn the_yaml_block_about_the_store_of_a_fleet_loads_and_what_it_leaves_out_has_a_default() {
+    let blocks = yaml_blocks_of(include_str!("../../../docs/signals-store.md"));
+    let [block] = blocks.as_slice() else {
+        panic!("{blocks:?}");
+    };
+    let store = read(&completed(block)).unwrap().signals.store.unwrap();
+    assert_eq!(store.prefix, "wayleave:");
+    assert_eq!(store.timeout, Duration::from_secs(2));
+    assert_eq!(store.reconcile_every, Duration::from_secs(1));
+    let names: Vec<_> = store
+        .fleet_wide
+        .iter()
+        .map(|signal| signal.name())
+        .collect();
+    assert_eq!(names, ["calls_per_minute", "denials_per_minute"]);
+    assert_eq!(read(MINIMAL).unwrap().signals.store, None);
+    let whole = read(&yaml_blocks()[1]).unwrap();
+    assert_eq!(whole.signals, SignalsConfig::default());
+}
+
+#[test]
 fn every_yaml_block_of_the_document_loads() {
     let blocks = yaml_blocks();
     assert!(blocks.len() >= 6, "{}", blocks.len());

@@ -60,7 +60,7 @@ impl Validator<'_> {
         let drain_timeout = self.time(raw.drain_timeout, default::DRAIN_TIMEOUT, &DRAIN_TIME);
         let probes = self.probes(raw, listeners.as_ref(), admin.as_ref());
         let drain_delay = self.time(raw.drain_delay, default::DRAIN_DELAY, &DRAIN_DELAY);
-        let signals = self.signals(raw.signals.as_ref().map(content));
+        let signals = self.signals(raw, listeners.as_ref(), admin.as_ref(), probes.as_ref());
         let listeners = listeners?;
         self.admin_and_listeners_differ(raw, admin.as_ref(), &listeners);
         Some(Config {

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use wayleave_certs::Alpn;
 
 use super::Connection;
+use super::answering::WhenRun;
 use super::ended;
 use super::half_closed::UntilAnswered;
 use super::metered::Metered;
@@ -63,7 +64,7 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
     );
     let result = match version {
         Alpn::Http1 => {
-            let service = service_fn(move |request| Arc::clone(&shared).call(request));
+            let service = service_fn(move |request| shared.call(request));
             let stream = Metered::bytes(stream, calls);
             let io = TokioIo::new(UntilAnswered::new(stream, Arc::clone(&connection)));
             let serving = http1(limits).serve_connection(io, service).with_upgrades();
@@ -72,7 +73,10 @@ pub(crate) async fn serve(stream: Stream, version: Alpn, connection: Arc<Connect
         Alpn::Http2 => {
             let io = TokioIo::new(Metered::frames(stream, calls));
             // Boxed: hyper makes a task of each call, and moves it some times before it runs.
-            let service = service_fn(move |request| Box::pin(Arc::clone(&shared).call(request)));
+            let service = service_fn(move |request| {
+                let shared = Arc::clone(&shared);
+                Box::pin(WhenRun::new(move || shared.call(request)))
+            });
             let serving = http2(limits).serve_connection(io, service);
             drive(serving, &connection).await
         }
@@ -296,6 +300,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::Request;
+    use hyper::body::Incoming;
 
     /// The size of what a function of this shape returns, without a call.
     fn size<F>(_: fn(Stream, Alpn, Arc<Connection>) -> F) -> usize {
@@ -313,5 +319,18 @@ mod tests {
         );
         assert!(size_of::<Metered>() <= 192, "{}", size_of::<Metered>());
         assert!(size(serve) <= 4_096, "{}", size(serve));
+    }
+
+    /// The size of what a call waits in.
+    fn size_of_call<F>(_: fn(&Arc<Connection>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved some times before it is first polled, and beyond 1,032 bytes the C library
+    /// allocates the slow way.
+    #[test]
+    fn a_call_that_waits_stays_small() {
+        let size = size_of_call(Connection::call);
+        assert!(size <= 1_024, "{size}");
     }
 }

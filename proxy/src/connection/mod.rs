@@ -1,6 +1,7 @@
 //! One connection being served: every call on it is read, decided, forwarded and recorded here,
 //! in that order.
 
+mod answering;
 mod connect;
 pub(crate) mod detect;
 mod ended;
@@ -29,16 +30,17 @@ use wayleave_certs::Alpn;
 use crate::admission::Excess;
 use crate::caller::Caller;
 use crate::config::{ListenerProtocol, UpstreamProtocol};
-use crate::denial::Denial;
+use crate::denial::{Afterwards, Denial};
 use crate::drain::Drain;
 use crate::enforce::{Ask, Lease};
 use crate::forward::{self, ResponseBody, Tenure, Times, headers};
 use crate::gate::Gate;
-use crate::protocol::{Call, Shape, target};
+use crate::protocol::{Call, Shape, has, target};
 use crate::record::{Calls, Entry, Origin};
 use crate::route::{Found, Routes};
 use crate::stream::Stream;
 use crate::trust::Trust;
+use answering::Answering;
 use detect::Speaks;
 
 pub(crate) use patience::interval as sweep_interval;
@@ -161,60 +163,72 @@ impl Connection {
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer too.
-    async fn call(
-        self: Arc<Self>,
+    ///
+    /// What can be done at once is done before there is a future, which therefore holds nothing of
+    /// the request.
+    fn call(
+        self: &Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Infallible> {
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
         self.served.fetch_add(1, Ordering::Relaxed);
         if self.gate.is_proxy && request.method() == Method::CONNECT {
-            return Ok(Box::pin(self.connect(request)).await);
+            return Answering::later(Arc::clone(self).connect(request));
         }
         let entry = self.gate.recorder.open(&self.origin);
         let (mut head, body) = request.into_parts();
         let (shape, version) = (Shape::of(&head), head.version);
-        let expectation = head.headers.get(EXPECT);
-        let expects = expectation.is_some();
-        let expects_continue =
-            version != Version::HTTP_10 && expectation.is_some_and(is_100_continue);
+        let expects = has(&head.headers, &EXPECT);
+        let expects_continue = expects
+            && version != Version::HTTP_10
+            && head.headers.get(EXPECT).is_some_and(is_100_continue);
+        let left = unread::when_dropped(version, &body);
         if let Some(excess) = self.origin.calls.excess() {
             let denial = excess_denial(entry, excess, &head.uri);
-            let left = unread::when_dropped(version, &body);
-            let answer = denial.into_response(shape, left).map(ResponseBody::own);
-            return Ok(self.last_of_all(version, answer));
+            return Answering::now(self.refusal(denial, shape, version, left));
         }
         let (lease, found) = match self.decide(entry, shape, &mut head) {
             Ok(allowed) => allowed,
+            Err(denial) if left == Afterwards::Open => {
+                return Answering::now(self.refusal(denial, shape, version, left));
+            }
             Err(denial) => {
-                let connection = unread::after(version, expects, body).await;
-                let answer = denial.into_response(shape, connection);
-                return Ok(self.last_of_all(version, answer.map(ResponseBody::own)));
+                let connection = Arc::clone(self);
+                return Answering::later(async move {
+                    let left = unread::after(version, expects, body).await;
+                    connection.refusal(denial, shape, version, left)
+                });
             }
         };
-        let left = unread::when_dropped(version, &body);
-        let request = Request::from_parts(head, body);
         let how = forward::How {
             times: self.times(shape),
             expects_continue,
         };
         let pool = found.pool(lease.call().map_or("", Call::host));
-        let answer = forward::forward(lease, request, &pool, how, || self.tenure()).await;
-        if let Ok(response) = &answer
-            && response.status() == StatusCode::SWITCHING_PROTOCOLS
-        {
-            self.upgraded.store(true, Ordering::Relaxed);
+        Answering::Forwarded {
+            answer: forward::forward(lease, head, body, &pool, how, &|| self.tenure()),
+            connection: Arc::clone(self),
+            shape,
+            version,
+            left,
         }
-        let answer = answer
-            .unwrap_or_else(|denial| denial.into_response(shape, left).map(ResponseBody::own));
-        Ok(self.last_of_all(version, answer))
+    }
+
+    /// An answer of our own.
+    fn refusal(
+        &self,
+        denial: Denial,
+        shape: Shape,
+        version: Version,
+        left: Afterwards,
+    ) -> Response<ResponseBody> {
+        let mut answer = denial.into_response(shape, left).map(ResponseBody::own);
+        self.last_of_all(version, &mut answer);
+        answer
     }
 
     /// Says with an answer that it is the last one, where the connection is to end and HTTP/1.1
     /// would leave the caller to guess. HTTP/2 has GOAWAY, and a tunnel is no longer HTTP.
-    fn last_of_all(
-        &self,
-        version: Version,
-        mut answer: Response<ResponseBody>,
-    ) -> Response<ResponseBody> {
+    fn last_of_all(&self, version: Version, answer: &mut Response<ResponseBody>) {
         if self.closing.load(Ordering::Relaxed)
             && version < Version::HTTP_2
             && answer.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -222,7 +236,6 @@ impl Connection {
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
         }
-        answer
     }
 
     /// Reads a request's head, makes it what will be forwarded, and asks the policies.

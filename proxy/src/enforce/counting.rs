@@ -39,10 +39,16 @@ impl Counting {
         Some((Self { meter }, Box::new(values)))
     }
 
-    /// The values of this moment, for a decision that is made again.
-    pub(super) fn read(&self, reads: SignalSet, now: Instant) -> SignalValues {
+    /// The values of this moment, for a decision that is made again; how it began stays as `begun`
+    /// says.
+    pub(super) fn read(
+        &self,
+        begun: &SignalValues,
+        reads: SignalSet,
+        now: Instant,
+    ) -> SignalValues {
         let Meter { behaviour, counted } = &self.meter;
-        behaviour.read(counted, reads, now)
+        behaviour.read(counted, begun, reads, now)
     }
 
     /// The call was allowed.

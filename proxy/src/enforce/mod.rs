@@ -175,9 +175,11 @@ impl Enforcer {
     fn signals_again(engine: &Engine, entry: &Entry) -> SignalValues {
         let (reads, now) = (engine.signals_read(), Instant::now());
         match (entry.counting(), entry.calls().behaviour()) {
-            (Some(counting), _) => counting.read(reads, now),
+            (Some(counting), _) => {
+                counting.read(entry.signals().unwrap_or(&NO_SIGNALS), reads, now)
+            }
             // It began when policies read no signals: there is nothing that it counted into.
-            (None, Some(behaviour)) => behaviour.read(&Counted::default(), reads, now),
+            (None, Some(behaviour)) => behaviour.read(&Counted::default(), &NO_SIGNALS, reads, now),
             (None, None) => SignalValues::NONE,
         }
     }

@@ -106,7 +106,7 @@ impl Enforcer {
             },
         };
         // What cannot be kept is told; this call is denied in any case.
-        let _ = self.standing.make(Change::Quarantined(quarantine));
+        let _ = self.standing.say(Change::Quarantined(quarantine));
     }
 
     fn is_serial_revoked(&self, peer: &Peer) -> bool {

@@ -9,11 +9,13 @@ mod dial;
 mod endpoint;
 mod error;
 mod expectation;
+mod forwarding;
 pub(crate) mod headers;
 mod health_check;
 mod holding;
 pub(crate) mod metrics;
 mod opening;
+mod outgoing;
 mod pool;
 mod request_body;
 mod resolve;
@@ -25,27 +27,24 @@ mod upstream;
 mod vouch;
 mod websocket;
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 
-use http::{Request, Response, StatusCode, Version};
+use http::request::Parts;
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::denial::Denial;
 use crate::enforce::Lease;
-use crate::protocol::{self, Shape};
-use crate::record::Carried;
+use crate::protocol::Shape;
 pub(crate) use dial::{MutualTls, UpstreamTlsClient};
-use error::ForwardError;
-use expectation::Waiting;
-use opening::{Handshake, Outcome};
+use forwarding::Forwarding;
+use opening::Handshake;
+use outgoing::{Outgoing, Special, failed};
 pub(crate) use pool::Pool;
-use pool::{Answer, Held, Tried};
-use request_body::{Progress, RequestBody};
+use pool::Tried;
 pub(crate) use resolve::SystemResolver;
 pub(crate) use response_body::ResponseBody;
-use response_body::{Relayed, Words};
+use response_body::Words;
 pub(crate) use times::Times;
 pub(crate) use tunnel::Tenure;
 pub(crate) use upstream::{Blueprint, EndpointStatus, Upstream, Upstreams};
@@ -58,156 +57,51 @@ pub(crate) struct How {
 }
 
 /// Forwards one call and answers with the upstream's response, its body still streaming, for as
-/// long as the call is allowed and `how` says.
-/// A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
+/// long as the call is allowed and `how` says; or with a [`Denial`] that tells the caller 502, 503
+/// or 504. A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
-/// # Errors
-/// A [`Denial`] that tells the caller 502, 503 or 504.
-pub(crate) async fn forward(
-    mut lease: Lease,
-    request: Request<Incoming>,
+/// No future of its own but what it answers with: a request that went through layers of futures
+/// would be moved by each of them.
+pub(crate) fn forward(
+    lease: Lease,
+    head: Parts,
+    body: Incoming,
     pool: &Arc<Pool>,
     how: How,
-    tenure: impl FnOnce() -> Tenure,
-) -> Result<Response<ResponseBody>, Denial> {
+    tenure: &dyn Fn() -> Tenure,
+) -> impl Future<Output = Result<Response<ResponseBody>, Denial>> + Send + use<> {
     let How {
         times,
         expects_continue,
     } = how;
     let shape = lease.call().map_or(Shape::Http, |call| call.shape());
-    let words = Words::of(shape, request.version());
+    let words = Words::of(shape, head.version);
     let permit = match pool.upstream().circuit.request() {
         Ok(permit) => permit,
-        Err(error) => return Err(failed(lease, pool, &error)),
+        Err(error) => return Forwarding::over(failed(lease, pool, &error)),
     };
-    let (mut request, progress) = request_body::watched(request, lease.request_meter());
-    let handshake =
-        (shape == Shape::WebSocket).then(|| Handshake::begin(&mut request, pool.config().protocol));
+    let (body, progress) = request_body::watched(body, lease.request_meter());
+    let mut request = Request::from_parts(head, body);
+    let opening = (shape == Shape::WebSocket).then(|| {
+        let handshake = Handshake::begin(&mut request, pool.config().protocol);
+        (handshake, tenure())
+    });
     let waiting = match expects_continue {
         true => expectation::pass_on(&mut request, pool.config().protocol),
         false => None,
     };
     headers::address(&mut request, pool.config());
-    let answer = match &pool.config().retries {
-        Some(retries) if handshake.is_none() && waiting.is_none() => {
-            let call = retry::Call {
-                pool,
-                config: retries,
-                times,
-                progress: &progress,
-                lease: &mut lease,
-            };
-            Box::pin(call.send(request)).await
-        }
-        _ => {
-            let sent = pin!(send(pool, request, &progress, times));
-            unless_ended(&mut lease, sent).await
-        }
+    let call = Outgoing {
+        lease,
+        pool: Arc::clone(pool),
+        progress,
+        words,
+        times,
+        permit,
     };
-    let Answer { response, mut held } = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            if matches!(error, ForwardError::LeaseEnded) {
-                lease.carried(Carried {
-                    bytes_in: progress.bytes(),
-                    bytes_out: 0,
-                });
-            }
-            return Err(failed(lease, pool, &error));
-        }
-    };
-    held.permit = permit;
-    let over = waiting.map(Waiting::answered);
-    let outcome = match &handshake {
-        Some(handshake) => handshake.outcome(&response),
-        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Outcome::Broken,
-        None => Outcome::Declined,
-    };
-    match (outcome, handshake) {
-        (Outcome::Opened, Some(handshake)) => {
-            Ok(tunnel::open(lease, response, held, handshake, tenure()))
-        }
-        (Outcome::Declined, _) => {
-            let deadline = times.deadline();
-            Ok(relay(
-                lease,
-                response,
-                held,
-                Relayed {
-                    words,
-                    upload: progress,
-                    deadline,
-                    over,
-                },
-            ))
-        }
-        (Outcome::Broken | Outcome::Opened, _) => {
-            Err(failed(lease, pool, &ForwardError::UnexpectedUpgrade))
-        }
+    if opening.is_some() || waiting.is_some() || pool.config().retries.is_some() {
+        let special = Special { opening, waiting };
+        return Forwarding::long(call.carry(request, special, Tried::default(), None));
     }
-}
-
-/// What the caller is told in the answer's place: who does not send its request in time is told
-/// that, and not that the upstream was slow.
-fn failed(lease: Lease, pool: &Pool, error: &ForwardError) -> Denial {
-    let (entry, failure) = (lease.end(), error.failure());
-    if matches!(error, ForwardError::LeaseEnded) {
-        return Denial::lease_ended(entry);
-    }
-    error.tell(entry.id(), pool.config());
-    match error.is_the_callers() {
-        true => Denial::request_too_slow(entry, failure),
-        false => Denial::upstream_failed(entry, failure),
-    }
-}
-
-/// Waits for an answer for as long as the call is allowed. Pinned: what is passed on by value
-/// is in a call's future twice, and moved that often.
-async fn unless_ended<T>(
-    lease: &mut Lease,
-    mut answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
-) -> Result<T, ForwardError> {
-    std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Pending => lease.poll_ended(cx).map(|_| Err(ForwardError::LeaseEnded)),
-        answered => answered,
-    })
-    .await
-}
-
-/// Sends a request once.
-async fn send(
-    pool: &Pool,
-    request: Request<RequestBody>,
-    progress: &Progress,
-    times: Times,
-) -> Result<Answer, ForwardError> {
-    let mut tried = Tried::default();
-    let limit = pool.config().response_timeout;
-    let answer = {
-        let sent = pin!(pool.send(request, &mut tried));
-        times.within(limit, progress, sent).await
-    };
-    match answer {
-        Ok(sent) => sent.map_err(|unanswered| unanswered.error),
-        Err(error) => {
-            pool.given_up(&tried, &error);
-            Err(error)
-        }
-    }
-}
-
-fn relay(
-    mut lease: Lease,
-    response: Response<Incoming>,
-    held: Held,
-    how: Relayed,
-) -> Response<ResponseBody> {
-    lease.answered(response.status());
-    if how.words == Words::Grpc && protocol::grpc::is_error(response.headers()) {
-        lease.grpc_failed();
-    }
-    let (mut head, body) = response.into_parts();
-    head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers, headers::Upgrade::Strip);
-    Response::from_parts(head, ResponseBody::relay(body, lease, held, how))
+    forwarding::shortest(call, request)
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::expectation::{Hold, Verdict};
@@ -121,9 +121,14 @@ impl Progress {
     }
 }
 
-/// A request's body on its way upstream. Empty bodies cost no allocation.
+/// A request's body on its way upstream. Empty bodies cost no allocation; others are boxed, since
+/// a request is moved some twenty times until it is written.
 #[derive(Debug)]
-pub(crate) struct RequestBody {
+pub(crate) struct RequestBody(Option<Box<Flowing>>);
+
+/// A body with something in it.
+#[derive(Debug)]
+struct Flowing {
     source: Source,
     progress: Progress,
     /// What is waited for before the first byte.
@@ -181,22 +186,76 @@ pub(super) struct Replay(Arc<Mutex<Kept>>, SizeHint);
 impl RequestBody {
     /// A body without a byte, for a request that is sent a second time.
     pub(super) fn empty() -> Self {
-        Self {
-            source: Source::Empty,
-            progress: Progress::default(),
+        Self(None)
+    }
+
+    fn flowing(source: Source, progress: Progress) -> Self {
+        Self(Some(Box::new(Flowing {
+            source,
+            progress,
             hold: None,
+        })))
+    }
+
+    /// Holds the body back until it may be sent.
+    pub(super) fn hold(&mut self, hold: Hold) {
+        if let Some(flowing) = &mut self.0 {
+            flowing.hold = Some(hold);
         }
     }
 
+    /// Keeps what is read of the body from now on, up to `limit` bytes; none where it is empty
+    /// or sure to be longer.
+    pub(super) fn keep(&mut self, limit: usize) -> Option<Replay> {
+        let hint = self.size_hint();
+        if limit == 0 || hint.lower() > limit as u64 {
+            return None;
+        }
+        self.0.as_mut()?.keep(limit, hint)
+    }
+}
+
+impl Flowing {
     /// Ends the body before its end.
     fn end(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.source = Source::Empty;
         Poll::Ready(Some(Err(BodyError::Ended(h2::Reason::CANCEL.into()))))
     }
 
-    /// Holds the body back until it may be sent.
-    pub(super) fn hold(&mut self, hold: Hold) {
-        self.hold = Some(hold);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.hold.is_some() {
+            ready!(self.poll_held(cx));
+        }
+        if self.progress.is_over() {
+            return self.end();
+        }
+        let mut frame = match &mut self.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
+            Source::Kept(reader) => reader.poll(cx),
+        };
+        self.progress.awaited(frame.is_pending());
+        if frame.is_pending() && self.progress.poll_over(cx).is_ready() {
+            return self.end();
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
+            self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        if self.hold.is_some() {
+            return false;
+        }
+        match &self.source {
+            Source::Empty => true,
+            Source::Straight(inner) => inner.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
+        }
     }
 
     /// Ready once the body may be sent. One that is not wanted frees its caller at once.
@@ -214,13 +273,7 @@ impl RequestBody {
         Poll::Ready(())
     }
 
-    /// Keeps what is read of the body from now on, up to `limit` bytes; none where it is empty
-    /// or sure to be longer.
-    pub(super) fn keep(&mut self, limit: usize) -> Option<Replay> {
-        let hint = self.size_hint();
-        if limit == 0 || hint.lower() > limit as u64 {
-            return None;
-        }
+    fn keep(&mut self, limit: usize, hint: SizeHint) -> Option<Replay> {
         match std::mem::replace(&mut self.source, Source::Empty) {
             Source::Straight(rest) => {
                 let kept = Arc::new(Mutex::new(Kept {
@@ -261,11 +314,8 @@ impl Replay {
             read: 0,
             hint: self.1,
         };
-        Some(RequestBody {
-            source: Source::Kept(reader),
-            progress: progress.clone(),
-            hold: None,
-        })
+        let source = Source::Kept(reader);
+        Some(RequestBody::flowing(source, progress.clone()))
     }
 
     /// Whether it can be sent once more.
@@ -336,21 +386,16 @@ impl Kept {
 }
 
 /// Wraps a request's body so that its progress can be watched, and its bytes counted.
-pub(super) fn watched(
-    request: Request<Incoming>,
-    meter: Option<&Meter>,
-) -> (Request<RequestBody>, Progress) {
-    let progress = match request.body().is_end_stream() {
-        true => Progress::default(),
-        false => Progress::of_upload(meter),
-    };
+pub(super) fn watched(body: Incoming, meter: Option<&Meter>) -> (RequestBody, Progress) {
+    if body.is_end_stream() {
+        return (RequestBody::empty(), Progress::default());
+    }
+    let progress = Progress::of_upload(meter);
     let watch = progress.clone();
-    let request = request.map(|inner| RequestBody {
-        source: Source::Straight(inner),
-        progress,
-        hold: None,
-    });
-    (request, watch)
+    (
+        RequestBody::flowing(Source::Straight(body), progress),
+        watch,
+    )
 }
 
 impl Body for RequestBody {
@@ -361,46 +406,22 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.hold.is_some() {
-            ready!(self.poll_held(cx));
+        match &mut self.0 {
+            Some(flowing) => flowing.poll(cx),
+            None => Poll::Ready(None),
         }
-        if self.progress.is_over() {
-            return self.end();
-        }
-        let mut frame = match &mut self.source {
-            Source::Empty => return Poll::Ready(None),
-            Source::Straight(inner) => Pin::new(inner).poll_frame(cx).map_err(BodyError::Caller),
-            Source::Kept(reader) => reader.poll(cx),
-        };
-        self.progress.awaited(frame.is_pending());
-        if frame.is_pending() && self.progress.poll_over(cx).is_ready() {
-            return self.end();
-        }
-        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
-            if let Some(trailers) = frame.trailers_mut() {
-                headers::clean_trailers(trailers);
-            }
-            self.progress.moved(frame.data_ref().map_or(0, Bytes::len));
-        }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.hold.is_some() {
-            return false;
-        }
-        match &self.source {
-            Source::Empty => true,
-            Source::Straight(inner) => inner.is_end_stream(),
-            Source::Kept(reader) => reader.is_end_stream(),
-        }
+        let mut flowing = self.0.iter();
+        flowing.all(|flowing| flowing.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Straight(inner) => inner.size_hint(),
-            Source::Kept(reader) => reader.hint,
+        match self.0.as_ref().map(|flowing| &flowing.source) {
+            None | Some(Source::Empty) => SizeHint::with_exact(0),
+            Some(Source::Straight(inner)) => inner.size_hint(),
+            Some(Source::Kept(reader)) => reader.hint,
         }
     }
 }

@@ -8,10 +8,10 @@ use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Body;
 
 use super::error::ForwardError;
+use super::outgoing::unless_ended;
 use super::pool::{Answer, Pool, Tried, Unanswered};
 use super::request_body::{Progress, Replay, RequestBody};
 use super::times::Times;
-use super::unless_ended;
 use crate::config::{RetryConfig, RetryOn};
 use crate::enforce::Lease;
 use crate::protocol::Shape;
@@ -92,7 +92,9 @@ impl Call<'_> {
         let limit = self.config.per_try_timeout.unwrap_or(all).min(all);
         let sent = {
             let sent = pin!(self.pool.send(request, tried));
-            let sent = pin!(self.times.within(limit, self.progress, sent));
+            let now = tokio::time::Instant::now();
+            let mut patience = self.times.patience(limit, self.progress, now);
+            let sent = pin!(patience.within(self.progress, sent));
             unless_ended(self.lease, sent).await
         };
         match sent {

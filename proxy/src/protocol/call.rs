@@ -173,6 +173,9 @@ impl Call {
 
 /// The trace id of a well-formed `traceparent` (W3C Trace Context section 3.2).
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    if !has(headers, &TRACEPARENT) {
+        return None;
+    }
     let value = headers.get(&TRACEPARENT)?.to_str().ok()?;
     let mut fields = value.split('-');
     let (_version, trace_id) = (fields.next()?, fields.next()?);
@@ -211,6 +214,7 @@ fn connects_to_websocket(head: &Parts) -> bool {
 fn upgrades_to_websocket(head: &Parts) -> bool {
     let headers = &head.headers;
     head.method == Method::GET
+        && has(headers, &UPGRADE)
         && lists(headers, &CONNECTION, "upgrade")
         && single(headers, &UPGRADE, "websocket")
         && one_value(headers, &SEC_WEBSOCKET_KEY).is_some()
@@ -219,6 +223,12 @@ fn upgrades_to_websocket(head: &Parts) -> bool {
 fn single(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
     let value = one_value(headers, name).and_then(|value| value.to_str().ok());
     value.is_some_and(|value| value.trim().eq_ignore_ascii_case(expected))
+}
+
+/// Whether there is such a field. Comparing the names of the few that most requests have is cheaper
+/// than looking one up by its hash.
+pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|known| known == name)
 }
 
 /// The value of a header that is there once.
@@ -244,7 +254,7 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 /// SECURITY: hyper decodes `gzip, chunked` as chunked; a server behind us may not.
 fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Ambiguity> {
-    if !headers.contains_key(TRANSFER_ENCODING) {
+    if !has(headers, &TRANSFER_ENCODING) {
         return Ok(());
     }
     if single(headers, &TRANSFER_ENCODING, "chunked") {

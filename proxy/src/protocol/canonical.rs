@@ -5,6 +5,7 @@
 //! is repaired. What passes is forwarded byte for byte, and is what policy sees.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::HeaderMap;
@@ -115,17 +116,16 @@ pub(crate) fn check_path(path: &str) -> Result<(), Ambiguity> {
 }
 
 /// Whether a path has nothing in it that any rule looks at, as most paths have not. What is not
-/// plain may still be good.
+/// plain may still be good. Every byte is looked at, whatever was found before: so many are looked
+/// at together.
 fn is_plain(path: &[u8]) -> bool {
-    let mut before = 0;
-    let mut plain = path.first() == Some(&b'/');
-    for &byte in path {
-        let at_start = before == b'/' && matches!(byte, b'/' | b'.');
-        let known = byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_');
-        plain &= known & !at_start;
-        before = byte;
-    }
-    plain
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-'..=b'/') | (byte == b'_');
+    let begins_odd = |(before, byte): (&u8, &u8)| (*before == b'/') & matches!(byte, b'.' | b'/');
+    let pairs = path.iter().zip(path.get(1..).unwrap_or_default());
+    let odd = pairs.fold(false, |odd, pair| odd | begins_odd(pair));
+    let plain = path.iter().fold(true, |all, byte| all & plain(*byte));
+    plain & !odd & (path.first() == Some(&b'/'))
 }
 
 /// Checks every byte and escape; tells whether there was an escape at all.
@@ -242,6 +242,50 @@ fn is_same(host: &str, target: &str) -> bool {
 /// # Errors
 /// When it is not a host.
 pub(super) fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Ambiguity> {
+    if let Some(host) = LAST.with_borrow(|last| last.host_of(authority)) {
+        return Ok(Cow::Borrowed(host));
+    }
+    let host = read_host(authority)?;
+    if let Cow::Borrowed(host) = host {
+        LAST.with_borrow_mut(|last| last.set(authority, host));
+    }
+    Ok(host)
+}
+
+thread_local! {
+    /// What the calls of one worker ask for is mostly the same.
+    static LAST: RefCell<LastHost> = const { RefCell::new(LastHost::new()) };
+}
+
+/// The last good authority, and how much of it is the host.
+struct LastHost {
+    authority: String,
+    host: usize,
+}
+
+impl LastHost {
+    const fn new() -> Self {
+        Self {
+            authority: String::new(),
+            host: 0,
+        }
+    }
+
+    /// The host of the very same authority; nothing where it is another.
+    fn host_of<'a>(&self, authority: &'a str) -> Option<&'a str> {
+        let same = self.host > 0 && self.authority == authority;
+        authority.get(..self.host).filter(|_| same)
+    }
+
+    /// INVARIANT: `host` is how `authority` begins.
+    fn set(&mut self, authority: &str, host: &str) {
+        self.authority.clear();
+        self.authority.push_str(authority);
+        self.host = host.len();
+    }
+}
+
+fn read_host(authority: &str) -> Result<Cow<'_, str>, Ambiguity> {
     let host = split_port(authority).ok_or(Ambiguity::HostInvalid)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     let literal = host
@@ -394,6 +438,35 @@ mod tests {
         assert_eq!(host_of(&["127.0.0.1:80"], None).unwrap(), "127.0.0.1");
         assert_eq!(host_of(&[], Some("orders:1")).unwrap(), "orders");
         assert_eq!(host_of(&["Orders"], Some("orders")).unwrap(), "Orders");
+    }
+
+    #[test]
+    fn a_host_that_was_good_does_not_make_a_longer_or_shorter_one_good() {
+        for (authority, host) in [
+            ("orders:8443", Some("orders")),
+            ("orders:8443", Some("orders")),
+            ("orders:84430", None),
+            ("orders:844", Some("orders")),
+            ("orders", Some("orders")),
+            ("orders.", Some("orders")),
+            ("orders..", None),
+            ("orders.", Some("orders")),
+            ("", None),
+        ] {
+            assert_eq!(host_of(&[authority], None).ok().as_deref(), host);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_host_is_read_the_same_the_second_time(
+            authorities in proptest::collection::vec("[a.:8-]{0,4}", 1..6),
+        ) {
+            for authority in authorities.iter().chain(&authorities) {
+                let read = canonical_host(authority).map(Cow::into_owned);
+                prop_assert_eq!(read, read_host(authority).map(Cow::into_owned));
+            }
+        }
     }
 
     #[test]

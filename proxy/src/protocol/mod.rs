@@ -7,6 +7,6 @@ pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod target;
 
-pub(crate) use call::accepts_trailers;
 pub(crate) use call::{Call, Shape};
+pub(crate) use call::{accepts_trailers, has};
 pub(crate) use canonical::Ambiguity;

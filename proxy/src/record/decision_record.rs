@@ -166,9 +166,134 @@ impl DecisionRecord {
         }
     }
 
+    /// Makes a used record a new one, in its place: what the calls of one connection share is
+    /// mostly there already.
+    ///
+    /// SECURITY: every field is named, so that none can be forgotten and tell of another call.
+    pub(super) fn renew(&mut self, new_id: Uuid, now: SystemTime, origin: &Origin) {
+        let Self {
+            id,
+            time,
+            listener,
+            service,
+            direction,
+            caller,
+            source,
+            call,
+            refused_target,
+            port,
+            headers,
+            with_query,
+            action,
+            decision,
+            effect,
+            reason_code,
+            status,
+            failure,
+            ended_by,
+            attempts,
+            carried,
+            complete,
+            decision_time,
+            call_time,
+            signals,
+            grpc_failed,
+        } = self;
+        *id = new_id;
+        *time = now;
+        share(listener, &origin.listener);
+        match (service, &origin.service) {
+            // Once decided, it is the service that was called, which need not be the only one.
+            (Some(before), Some(only)) => share(before, only),
+            (before, only) => before.clone_from(only),
+        }
+        *direction = origin.direction;
+        *caller = origin.caller.clone();
+        *source = origin.source;
+        *call = None;
+        *refused_target = None;
+        *port = None;
+        *headers = RecordedHeaders::default();
+        *with_query = false;
+        *action = None;
+        *decision = None;
+        *effect = Effect::Deny;
+        *reason_code = "not_decided";
+        *status = None;
+        *failure = None;
+        *ended_by = None;
+        *attempts = 1;
+        *carried = None;
+        *complete = false;
+        *decision_time = Duration::ZERO;
+        *call_time = Duration::ZERO;
+        *signals = None;
+        *grpc_failed = false;
+    }
+
     /// Whether an allowed call was answered with an error, or broken off by the upstream.
     pub(super) fn is_error(&self) -> bool {
         let broke = self.failure.is_some_and(Failure::is_upstreams);
         broke || self.grpc_failed || self.status.is_some_and(|status| status >= 400)
+    }
+}
+
+/// Makes one name another, which mostly it is already.
+fn share(name: &mut Arc<str>, other: &Arc<str>) {
+    if !Arc::ptr_eq(name, other) {
+        *name = Arc::clone(other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use crate::config::{LimitsConfig, MaxMemory};
+    use crate::memory::Memory;
+    use crate::record::Calls;
+
+    fn origin(listener: &str) -> Origin {
+        let memory = Arc::new(Memory::with_limit(MaxMemory::Off));
+        let admission = Arc::new(Admission::new(&LimitsConfig::default(), memory));
+        Origin {
+            listener: listener.into(),
+            service: Some(listener.into()),
+            direction: Direction::Inbound,
+            caller: Caller::Anonymous,
+            source: ([127, 0, 0, 1], 1).into(),
+            calls: Arc::new(Calls::at(admission.place(&Caller::Anonymous), None)),
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_earlier_call_is_left_in_a_record_that_is_used_again() {
+        let (first, second) = (origin("first"), origin("second"));
+        let mut used = DecisionRecord::new(Uuid::max(), SystemTime::UNIX_EPOCH, &first);
+        used.call = Some(Call::tcp("a"));
+        used.refused_target = Some("t".to_owned());
+        used.port = Some(1);
+        used.headers.withheld.push("x".into());
+        used.with_query = true;
+        used.action = Some("tcp:connect");
+        used.effect = Effect::Allow;
+        used.reason_code = "permitted";
+        used.status = Some(200);
+        used.failure = Some(Failure::CallerGone);
+        used.ended_by = Some(Trigger::Time);
+        used.attempts = 3;
+        used.carried = Some(Carried {
+            bytes_in: 1,
+            bytes_out: 2,
+        });
+        used.complete = true;
+        used.grpc_failed = true;
+        used.signals = Some(Box::default());
+        used.decision_time = Duration::from_secs(1);
+        used.call_time = Duration::from_secs(1);
+        let (id, now) = (Uuid::nil(), SystemTime::now());
+        used.renew(id, now, &second);
+        let new = DecisionRecord::new(id, now, &second);
+        assert_eq!(format!("{used:?}"), format!("{new:?}"));
     }
 }

@@ -4,7 +4,7 @@
 //! What a peer had a hand in is escaped by serde_json; nothing is written that it could break
 //! out of.
 
-use std::io::Write;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use serde::Serialize;
 use time::OffsetDateTime;
-use wayleave_authz::{Alert, Decision, Effect};
+use wayleave_authz::{Alert, Decision, Effect, Revision};
 use wayleave_certs::TlsInfo;
 
 use super::{DecisionRecord, Failure};
@@ -23,6 +23,42 @@ use crate::review::Trigger;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     second: Second,
+    source: Last<SocketAddr>,
+    revision: Last<Revision>,
+}
+
+/// A value as it was written last: most records have the same as the one before.
+#[derive(Debug)]
+struct Last<T> {
+    value: Option<T>,
+    text: String,
+}
+
+impl<T> Default for Last<T> {
+    fn default() -> Self {
+        Self {
+            value: None,
+            text: String::new(),
+        }
+    }
+}
+
+impl<T: PartialEq + Display> Last<T> {
+    /// The text of a value.
+    fn text(&mut self, value: T) -> &str {
+        if self.value.as_ref() != Some(&value) {
+            self.text = value.to_string();
+            self.value = Some(value);
+        }
+        &self.text
+    }
+}
+
+/// A member's name as it stands behind another member: a constant, so that it is copied as one.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
 }
 
 impl Writer {
@@ -36,46 +72,43 @@ impl Writer {
         to.extend_from_slice(record.id.hyphenated().encode_lower(&mut id).as_bytes());
         to.push(b'"');
         let mut object = Object { to };
-        object.text("listener", Some(&record.listener));
-        object.text("principal", record.caller.id());
-        object.source(record.source);
-        object.plain("direction", Some(record.direction.as_str()));
-        object.plain("action", record.action);
+        object.text(key!("listener"), Some(&record.listener));
+        object.text(key!("principal"), record.caller.id());
+        object.plain(key!("source"), Some(self.source.text(record.source)));
+        object.plain(key!("direction"), Some(record.direction.as_str()));
+        object.plain(key!("action"), record.action);
         object.resource(record, call);
-        object.text("method", call.and_then(Call::method).map(Method::as_str));
+        let method = call.and_then(Call::method).map(Method::as_str);
+        object.text(key!("method"), method);
         let query = call.and_then(Call::query).filter(|_| record.with_query);
         if query.is_some() {
-            object.text("query", query);
+            object.text(key!("query"), query);
         }
-        object.values_unless(
-            "headers",
-            &record.headers.values,
-            record.headers.values.is_empty(),
-        );
-        let withheld = &record.headers.withheld;
-        object.values_unless("withheld", withheld, withheld.is_empty());
+        let (headers, withheld) = (&record.headers.values, &record.headers.withheld);
+        object.values_unless(key!("headers"), headers, headers.is_empty());
+        object.values_unless(key!("withheld"), withheld, withheld.is_empty());
         if let Some(signals) = &record.signals {
-            object.key("signals");
-            serialised(signals, object.to);
+            object.values_unless(key!("signals"), signals, false);
         }
-        object.plain("protocol", call.map(Call::protocol));
-        object.decided(record, decision);
-        object.number("status", record.status.map(u64::from));
-        object.plain("failure", record.failure.map(Failure::as_str));
+        object.plain(key!("protocol"), call.map(Call::protocol));
+        let revision = decision.map(|decision| self.revision.text(decision.revision()));
+        object.decided(record, decision, revision);
+        object.number(key!("status"), record.status.map(u64::from));
+        object.plain(key!("failure"), record.failure.map(Failure::as_str));
         if record.ended_by.is_some() {
-            object.plain("ended_by", record.ended_by.map(Trigger::as_str));
+            object.plain(key!("ended_by"), record.ended_by.map(Trigger::as_str));
         }
         if let Some(carried) = record.carried {
-            object.number("bytes_in", Some(carried.bytes_in));
-            object.number("bytes_out", Some(carried.bytes_out));
+            object.number(key!("bytes_in"), Some(carried.bytes_in));
+            object.number(key!("bytes_out"), Some(carried.bytes_out));
         }
         if record.attempts > 1 {
-            object.number("attempts", Some(record.attempts.into()));
+            object.number(key!("attempts"), Some(record.attempts.into()));
         }
-        object.number("decision_ns", Some(nanos(record.decision_time)));
-        object.number("duration_us", Some(micros(record.call_time)));
+        object.number(key!("decision_ns"), Some(nanos(record.decision_time)));
+        object.number(key!("duration_us"), Some(micros(record.call_time)));
         object.tls(record.caller.tls());
-        object.text("trace_id", call.and_then(Call::trace_id));
+        object.text(key!("trace_id"), call.and_then(Call::trace_id));
         to.push(b'}');
     }
 }
@@ -86,43 +119,45 @@ struct Object<'a> {
 }
 
 impl Object<'_> {
-    fn key(&mut self, key: &str) {
-        self.to.extend_from_slice(b",\"");
-        self.to.extend_from_slice(key.as_bytes());
-        self.to.extend_from_slice(b"\":");
+    #[inline]
+    fn raw(&mut self, text: &str) {
+        self.to.extend_from_slice(text.as_bytes());
     }
 
     /// A member whose value may hold anything.
-    fn text(&mut self, key: &str, value: Option<&str>) {
-        self.key(key);
+    #[inline]
+    fn text(&mut self, key: &'static str, value: Option<&str>) {
+        self.raw(key);
         text(value, self.to);
     }
 
-    /// A member with a name of our own, which needs no escaping.
-    fn plain(&mut self, key: &str, value: Option<&'static str>) {
-        self.key(key);
+    /// A member with a value of our own making, which needs no escaping.
+    #[inline]
+    fn plain(&mut self, key: &'static str, value: Option<&str>) {
+        self.raw(key);
         match value {
-            None => self.to.extend_from_slice(b"null"),
+            None => self.raw("null"),
             Some(value) => quoted(value, self.to),
         }
     }
 
-    fn number(&mut self, key: &str, value: Option<u64>) {
-        self.key(key);
+    #[inline]
+    fn number(&mut self, key: &'static str, value: Option<u64>) {
+        self.raw(key);
         serialised(&value, self.to);
     }
 
-    fn values_unless(&mut self, key: &str, value: &impl Serialize, absent: bool) {
+    fn values_unless(&mut self, key: &'static str, value: &impl Serialize, absent: bool) {
         if !absent {
-            self.key(key);
+            self.raw(key);
             serialised(value, self.to);
         }
     }
 
-    fn ids<'i>(&mut self, key: &str, ids: Option<impl Iterator<Item = &'i Arc<str>>>) {
-        self.key(key);
+    fn ids<'i>(&mut self, key: &'static str, ids: Option<impl Iterator<Item = &'i Arc<str>>>) {
+        self.raw(key);
         let Some(ids) = ids else {
-            return self.to.extend_from_slice(b"null");
+            return self.raw("null");
         };
         self.to.push(b'[');
         for (place, id) in ids.enumerate() {
@@ -134,53 +169,48 @@ impl Object<'_> {
         self.to.push(b']');
     }
 
-    fn source(&mut self, source: SocketAddr) {
-        self.key("source");
-        // Writing to a vector cannot fail.
-        let _ = write!(self.to, "\"{source}\"");
-    }
-
     fn resource(&mut self, record: &DecisionRecord, call: Option<&Call>) {
-        self.key("resource");
-        self.to.extend_from_slice(b"{\"endpoint\":\"*\"");
-        self.text("service", record.service.as_deref());
-        self.text("host", call.map(Call::host));
-        self.text("path", call.map(Call::path));
-        self.number("port", record.port.map(u64::from));
+        self.raw(",\"resource\":{\"endpoint\":\"*\"");
+        self.text(key!("service"), record.service.as_deref());
+        self.text(key!("host"), call.map(Call::host));
+        self.text(key!("path"), call.map(Call::path));
+        self.number(key!("port"), record.port.map(u64::from));
         if record.refused_target.is_some() {
-            self.text("refused_target", record.refused_target.as_deref());
+            let target = record.refused_target.as_deref();
+            self.text(key!("refused_target"), target);
         }
         self.to.push(b'}');
     }
 
-    fn decided(&mut self, record: &DecisionRecord, decision: Option<&Decision>) {
-        self.plain("effect", Some(record.effect.as_str()));
-        self.plain("reason_code", Some(record.reason_code));
-        self.ids("policies", decision.map(Decision::policies));
-        self.key("policy_revision");
-        let _ = match decision {
-            None => self.to.write_all(b"null"),
-            Some(decision) => write!(self.to, "\"{}\"", decision.revision()),
-        };
-        self.ids("policy_errors", decision.map(Decision::errors));
+    fn decided(
+        &mut self,
+        record: &DecisionRecord,
+        decision: Option<&Decision>,
+        revision: Option<&str>,
+    ) {
+        self.plain(key!("effect"), Some(record.effect.as_str()));
+        self.plain(key!("reason_code"), Some(record.reason_code));
+        self.ids(key!("policies"), decision.map(Decision::policies));
+        self.plain(key!("policy_revision"), revision);
+        self.ids(key!("policy_errors"), decision.map(Decision::errors));
         let would_have = decision.and_then(Decision::would_have);
-        self.plain("would_have", would_have.map(Effect::as_str));
-        self.ids("audit_policies", decision.map(Decision::audit_policies));
+        self.plain(key!("would_have"), would_have.map(Effect::as_str));
+        let audited = decision.map(Decision::audit_policies);
+        self.ids(key!("audit_policies"), audited);
         let alert = decision.and_then(Decision::alert);
         if alert.is_some() {
-            self.plain("alert", alert.map(Alert::as_str));
+            self.plain(key!("alert"), alert.map(Alert::as_str));
         }
     }
 
     fn tls(&mut self, tls: Option<&TlsInfo>) {
-        self.key("tls");
         let Some(tls) = tls else {
-            return self.to.extend_from_slice(b"null");
+            return self.raw(",\"tls\":null");
         };
-        self.to.extend_from_slice(b"{\"version\":");
+        self.raw(",\"tls\":{\"version\":");
         quoted(tls.version, self.to);
-        self.plain("key_exchange", Some(tls.key_exchange));
-        self.key("post_quantum");
+        self.plain(key!("key_exchange"), Some(tls.key_exchange));
+        self.raw(key!("post_quantum"));
         serialised(&tls.post_quantum, self.to);
         self.to.push(b'}');
     }
@@ -188,12 +218,18 @@ impl Object<'_> {
 
 /// A string that may hold anything.
 fn text(value: Option<&str>, to: &mut Vec<u8>) {
-    let harmless = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     match value {
         None => to.extend_from_slice(b"null"),
-        Some(value) if value.as_bytes().iter().all(harmless) => quoted(value, to),
+        Some(value) if is_harmless(value) => quoted(value, to),
         Some(value) => serialised(value, to),
     }
+}
+
+/// Whether a string needs no escaping. Every byte is looked at, whatever was found before: so many
+/// are looked at together.
+fn is_harmless(value: &str) -> bool {
+    let harmless = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
+    value.bytes().fold(true, |all, byte| all & harmless(byte))
 }
 
 fn quoted(value: &str, to: &mut Vec<u8>) {
@@ -239,7 +275,13 @@ impl Second {
             self.text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
         }
         to.extend_from_slice(self.text.as_bytes());
-        let _ = write!(to, ".{:06}Z", since.subsec_micros());
+        let mut fraction = *b".000000Z";
+        let mut left = since.subsec_micros();
+        for digit in fraction.iter_mut().rev().skip(1).take(6) {
+            *digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+            left /= 10;
+        }
+        to.extend_from_slice(&fraction);
     }
 }
 
@@ -259,6 +301,8 @@ mod tests {
         assert_eq!(written(time), "2023-11-14T22:13:20.100000Z");
         let epoch = SystemTime::UNIX_EPOCH;
         assert_eq!(written(epoch), "1970-01-01T00:00:00.000000Z");
+        let odd = epoch + Duration::from_nanos(1_023_456_789);
+        assert_eq!(written(odd), "1970-01-01T00:00:01.023456Z");
     }
 
     #[test]
@@ -272,6 +316,25 @@ mod tests {
         let seconds: Vec<_> = text.split('Z').map(|time| time.get(17..)).collect();
         let expected = ["00.999000", "01.000000", "01.500000", "00.000000"].map(Some);
         assert_eq!(seconds[..4], expected);
+    }
+
+    #[test]
+    fn the_value_that_is_kept_is_the_right_one() {
+        let mut last = Last::default();
+        let texts: Vec<_> = [7, 7, 8, 7]
+            .map(|value: u32| last.text(value).to_owned())
+            .into();
+        assert_eq!(texts, ["7", "7", "8", "7"]);
+    }
+
+    #[test]
+    fn a_long_string_with_one_bad_byte_is_escaped() {
+        for place in 0..100 {
+            let mut hostile = "a".repeat(100);
+            hostile.replace_range(place..=place, "\"");
+            assert!(!is_harmless(&hostile), "{place}");
+        }
+        assert!(is_harmless(&"a".repeat(100)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use wayleave_authz::Effect;
 
 use super::DecisionRecord;
 use crate::forward::metrics::UpstreamFamilies;
+use crate::ssf::metrics::SsfFamilies;
 use crate::standing::metrics::StandingFamilies;
 
 /// Bucket bounds of `http.server.request.duration` in OpenTelemetry, in seconds.
@@ -133,6 +134,7 @@ pub(crate) struct Metrics {
     probes: Family<ResultLabels, Counter>,
     upstreams: UpstreamFamilies,
     standing: StandingFamilies,
+    ssf: SsfFamilies,
 }
 
 impl Default for Metrics {
@@ -177,6 +179,7 @@ impl Metrics {
             probes: Family::default(),
             upstreams: UpstreamFamilies::default(),
             standing: StandingFamilies::default(),
+            ssf: SsfFamilies::default(),
         };
         metrics.register();
         metrics
@@ -335,6 +338,7 @@ impl Metrics {
             self.probes.clone(),
         );
         self.upstreams.register(r);
+        self.ssf.register(r);
         self.standing.register(r);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         r.register("wayleave_build", "The running version", build);
@@ -496,6 +500,11 @@ impl Metrics {
     /// What is counted about upstreams.
     pub(crate) fn upstreams(&self) -> &UpstreamFamilies {
         &self.upstreams
+    }
+
+    /// What is counted about transmitters of security events.
+    pub(crate) fn ssf(&self) -> &SsfFamilies {
+        &self.ssf
     }
 
     /// The gauge of open inbound connections.

@@ -51,10 +51,9 @@ impl Recorder {
     /// Opens the record of a call that is about to be read.
     pub(crate) fn open(&self, origin: &Origin) -> Entry {
         let time = SystemTime::now();
-        let record = DecisionRecord::new(decision_id::next(time), time, origin);
         origin.calls.begin();
         Entry {
-            record: Some(self.queue.boxed(record)),
+            record: Some(self.queue.opened(decision_id::next(time), time, origin)),
             opened: Instant::now(),
             calls: Arc::clone(&origin.calls),
             queue: Arc::clone(&self.queue),
@@ -161,6 +160,11 @@ impl Entry {
     /// Where the call is counted, if it is.
     pub(crate) fn counting(&self) -> Option<&Counting> {
         self.counting.as_ref()
+    }
+
+    /// The signals that it was decided by, where policies read some.
+    pub(crate) fn signals(&self) -> Option<&SignalValues> {
+        self.record.as_ref()?.signals.as_deref()
     }
 
     /// Notes that a gRPC call was answered with a status other than OK.

@@ -4,9 +4,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::DecisionRecord;
+use uuid::Uuid;
+
+use super::{DecisionRecord, Origin};
 
 /// How many records wait at most. At the limit a record is dropped and counted, so that a
 /// slow disk cannot stop the calls; the count is a metric and a log line.
@@ -42,18 +44,23 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Puts a record into a box that was used before, if there is one.
-    pub(super) fn boxed(&self, record: DecisionRecord) -> Box<DecisionRecord> {
+    /// The record of a call that begins, in a box that was used before, if there is one.
+    pub(super) fn opened(
+        &self,
+        id: Uuid,
+        time: SystemTime,
+        origin: &Origin,
+    ) -> Box<DecisionRecord> {
         STASH.with_borrow_mut(|stash| {
             if stash.is_empty() {
                 std::mem::swap(stash, &mut self.lock().spares);
             }
             match stash.pop() {
                 Some(mut used) => {
-                    *used = record;
+                    used.renew(id, time, origin);
                     used
                 }
-                None => Box::new(record),
+                None => Box::new(DecisionRecord::new(id, time, origin)),
             }
         })
     }

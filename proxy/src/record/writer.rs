@@ -65,6 +65,7 @@ impl Writer {
             json: json::Writer::default(),
             buffer: Vec::new(),
             failing: false,
+            torn: false,
         };
         let source = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
@@ -103,6 +104,31 @@ struct Work {
     json: json::Writer,
     buffer: Vec<u8>,
     failing: bool,
+    /// A line was begun and not ended: the disk became full in the middle of it.
+    torn: bool,
+}
+
+/// Writes lines, and before them the end of one that was torn: the next record is a line of its
+/// own, whatever became of the one before.
+fn write_lines(to: &mut dyn Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
+    if *torn {
+        to.write_all(b"\n")?;
+        *torn = false;
+    }
+    let mut left = lines;
+    while !left.is_empty() {
+        match to.write(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => {
+                let (written, rest) = left.split_at(length.min(left.len()));
+                *torn = written.last() != Some(&b'\n');
+                left = rest;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    to.flush()
 }
 
 impl Work {
@@ -149,7 +175,7 @@ impl Work {
     fn flush(&mut self) {
         let result = match &mut self.output {
             Output::Json(to) | Output::Text { to, .. } => {
-                to.write_all(&self.buffer).and_then(|()| to.flush())
+                write_lines(&mut **to, &self.buffer, &mut self.torn)
             }
             Output::Off => Ok(()),
         };
@@ -164,5 +190,56 @@ impl Work {
                 self.failing = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with so much room.
+    struct Disk {
+        written: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let fits = bytes.get(..self.room.min(bytes.len())).unwrap();
+            if fits.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.written.extend_from_slice(fits);
+            self.room -= fits.len();
+            Ok(fits.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_tears_one_line_and_no_other() {
+        let mut torn = false;
+        let (written, room) = (Vec::new(), 6);
+        let mut disk = Disk { written, room };
+        assert!(write_lines(&mut disk, b"one\ntwo\n", &mut torn).is_err());
+        assert!(write_lines(&mut disk, b"three\n", &mut torn).is_err());
+        disk.room = 100;
+        write_lines(&mut disk, b"four\n", &mut torn).unwrap();
+        write_lines(&mut disk, b"five\n", &mut torn).unwrap();
+        assert_eq!(disk.written, b"one\ntw\nfour\nfive\n");
+    }
+
+    #[test]
+    fn a_disk_that_is_full_between_two_lines_leaves_no_empty_one() {
+        let mut torn = false;
+        let (written, room) = (Vec::new(), 4);
+        let mut disk = Disk { written, room };
+        assert!(write_lines(&mut disk, b"one\ntwo\n", &mut torn).is_err());
+        disk.room = 100;
+        write_lines(&mut disk, b"three\n", &mut torn).unwrap();
+        assert_eq!(disk.written, b"one\nthree\n");
     }
 }

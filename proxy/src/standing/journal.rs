@@ -116,7 +116,7 @@ fn in_effect(changes: &[Change]) -> Vec<Change> {
         let _ = principals.apply(change);
     }
     principals.expire(now_ms());
-    principals.known().into_changes().collect()
+    principals.changes()
 }
 
 /// Every change in the file. A last line that was not written whole is none.

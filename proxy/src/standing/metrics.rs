@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use wayleave_authz::signals::{Change, Known};
 
+use super::store::metrics::StoreMetrics;
 use crate::review::Trigger;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +38,7 @@ pub(crate) struct StandingFamilies {
     leases_reviewed: Counter,
     leases_ended: Family<TriggerLabels, Counter>,
     alerts: Family<AlertLabels, Counter>,
+    store: StoreMetrics,
 }
 
 impl StandingFamilies {
@@ -76,6 +78,12 @@ impl StandingFamilies {
             "Calls whose deciding policies ask for an alert",
             self.alerts.clone(),
         );
+        self.store.register(registry);
+    }
+
+    /// What is measured of the store that a fleet shares.
+    pub(crate) fn store(&self) -> &StoreMetrics {
+        &self.store
     }
 
     pub(crate) fn changed(&self, change: &Change) {

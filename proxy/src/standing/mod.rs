@@ -6,13 +6,14 @@ pub(crate) mod control;
 mod journal;
 pub(crate) mod metrics;
 mod order;
+pub(crate) mod store;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, broadcast};
 use wayleave_authz::signals::{
-    Behaviour, Change, Concerned, Known, Principals, Quarantine, RiskLevel, StandingError,
+    Behaviour, Change, Concerned, Known, Merged, Principals, Quarantine, RiskLevel, StandingError,
 };
 
 use crate::caller::Caller;
@@ -95,50 +96,78 @@ impl Standing {
         self.principals.known()
     }
 
-    /// Has a change in force when it returns; it is written down and passed on afterwards.
-    pub(crate) fn make(&self, change: Change) -> Result<Concerned, StandingError> {
-        let concerned = self.adopt(&change)?;
-        if concerned != Concerned::Nobody {
-            // Nobody need listen.
-            let _ = self.made.send(change);
-        }
-        Ok(concerned)
+    /// Has a change in force when it returns that is said here and now, and so later than what is
+    /// known of its subject. It is written down and passed on afterwards.
+    pub(crate) fn say(&self, change: Change) -> Result<Concerned, StandingError> {
+        let by = change.origin().by.clone();
+        let said = self.principals.say(change);
+        let (change, merged) = said.inspect_err(|error| no_room(error, &by))?;
+        Ok(self.follow(change, merged))
     }
 
-    /// Has a change in force, and written down when this completes.
+    /// Has a change in force that is said here and now, and written down when this completes.
     ///
     /// # Errors
     /// When it is not in force, or is and may be forgotten.
     pub(crate) async fn keep(&self, change: Change) -> Result<Concerned, KeepError> {
-        let concerned = self.make(change)?;
-        if let Some(journal) = &self.journal {
-            journal.written().await?;
-        }
+        let concerned = self.say(change)?;
+        self.written().await?;
         Ok(concerned)
     }
 
-    /// Has a change in force that others know of already.
-    pub(crate) fn adopt(&self, change: &Change) -> Result<Concerned, StandingError> {
-        let applied = self.principals.apply(change);
-        let concerned = match applied {
-            Ok(concerned) => concerned,
-            Err(error) => {
-                tracing::error!(%error, by = &*change.origin().by, "cannot be kept");
-                return Err(error);
-            }
-        };
-        match &concerned {
-            Concerned::Nobody => return Ok(concerned),
+    /// Has a change in force when it returns that is reported from outside, and was said at the time
+    /// that its origin tells: what is known and was said later stands.
+    pub(crate) fn report(&self, change: Change) -> Result<Concerned, StandingError> {
+        let merged = self.merge(&change)?;
+        Ok(self.follow(change, merged))
+    }
+
+    /// Has a change in force that others know of already. Tells whether it was news.
+    pub(crate) fn adopt(&self, change: &Change) -> Result<bool, StandingError> {
+        let merged = self.merge(change)?;
+        self.note(change, &merged);
+        Ok(merged.news)
+    }
+
+    fn merge(&self, change: &Change) -> Result<Merged, StandingError> {
+        let merged = self.principals.apply(change);
+        merged.inspect_err(|error| no_room(error, &change.origin().by))
+    }
+
+    /// Passes a change on to others.
+    fn follow(&self, change: Change, merged: Merged) -> Concerned {
+        self.note(&change, &merged);
+        if merged.news {
+            // Nobody need listen.
+            let _ = self.made.send(change);
+        }
+        merged.concerned
+    }
+
+    /// What comes of a change here.
+    fn note(&self, change: &Change, merged: &Merged) {
+        if let Some(journal) = self.journal.as_ref().filter(|_| merged.news) {
+            journal.write(change);
+        }
+        match &merged.concerned {
+            Concerned::Nobody => return,
             Concerned::Principal(_) => self.changes.wake(),
             Concerned::Serial(_) => self.changes.happened(Trigger::Revocation),
         }
         tell(change);
         self.metrics.standing().changed(change);
-        if let Some(journal) = &self.journal {
-            journal.write(change);
-        }
         self.sooner.notify_one();
-        Ok(concerned)
+    }
+
+    /// Completes when every change so far is written down, where changes are.
+    ///
+    /// # Errors
+    /// When some of them may be forgotten.
+    pub(crate) async fn written(&self) -> Result<(), JournalError> {
+        match &self.journal {
+            Some(journal) => journal.written().await,
+            None => Ok(()),
+        }
     }
 
     fn measure(&self) {
@@ -155,7 +184,8 @@ impl Standing {
         self.made.subscribe()
     }
 
-    /// Ends quarantines when their time is over. Runs until dropped.
+    /// Ends quarantines when their time is over, and has principals rest that have not called for
+    /// long. Runs until dropped.
     pub(crate) async fn watch_clock(self: Arc<Self>) {
         loop {
             let left = self.principals.next_end().map(|end| {
@@ -169,6 +199,7 @@ impl Standing {
                     continue;
                 }
             }
+            self.principals.rest(Instant::now());
             for principal in self.principals.expire(now_ms()) {
                 tracing::info!(principal = &*principal, "quarantine is over");
             }
@@ -206,6 +237,10 @@ pub(crate) async fn watch_signals(policies: Feed, lives: Vec<Arc<Live>>, changes
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn no_room(error: &StandingError, by: &str) {
+    tracing::error!(%error, by, "cannot be kept");
 }
 
 fn tell(change: &Change) {

@@ -147,7 +147,11 @@ fn origin(by: &str, reason: Option<String>, at_ms: u64) -> Result<Origin, OrderE
     })
 }
 
-fn principal_of(name: &str) -> Result<Box<str>, OrderError> {
+/// A principal's name in its one form.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn principal_of(name: &str) -> Result<Box<str>, OrderError> {
     if name == "anonymous" {
         return Ok(name.into());
     }

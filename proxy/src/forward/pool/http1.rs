@@ -13,6 +13,7 @@ use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
 use crate::forward::error::ForwardError;
 use crate::forward::request_body::RequestBody;
+use crate::forward::times::Alarm;
 use crate::forward::tunnel::Bytes;
 use crate::forward::vouch::Vouched;
 
@@ -26,15 +27,24 @@ const FIELDS_FOR_FREE: usize = 100;
 /// A connection between two calls or during one.
 #[derive(Debug)]
 pub(super) struct Kept {
-    sender: http1::SendRequest<RequestBody>,
+    pub(super) sender: http1::SendRequest<RequestBody>,
     vouched: Option<Box<Vouched>>,
+    /// Kept from call to call.
+    pub(super) alarm: Alarm,
 }
 
 /// A connection that waits for its next call.
 #[derive(Debug)]
 pub(super) struct Idle {
-    kept: Kept,
+    pub(super) kept: Kept,
     since: Instant,
+}
+
+impl Idle {
+    /// Whether it may have been closed under us.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > FRESH
+    }
 }
 
 impl Kept {
@@ -51,7 +61,7 @@ impl Slot {
         mut request: Request<RequestBody>,
     ) -> Result<Answer, Unanswered> {
         loop {
-            let (mut kept, idle_for) = match self.take() {
+            let (mut kept, idle_for) = match self.take(Instant::now()) {
                 Some(Idle { kept, since }) => (kept, Some(since.elapsed())),
                 // Boxed: a call that finds a connection need not carry what it takes to make one.
                 None => match Box::pin(self.connect_http1()).await {
@@ -59,7 +69,7 @@ impl Slot {
                     Err(error) => return Err(Unanswered::unsent(error, request)),
                 },
             };
-            let stale = idle_for.is_some_and(|time| time > FRESH);
+            let stale = idle_for.is_some_and(|time| time > FRESH || self.is_wary());
             let spare = (stale && request.method().is_idempotent())
                 .then(|| copy(&request))
                 .flatten();
@@ -70,6 +80,9 @@ impl Slot {
                 }
                 Err(error) => error,
             };
+            if idle_for.is_some() {
+                self.found_dead();
+            }
             // Closed before a byte was sent, or safe to send again.
             let unsent = error.take_message();
             match (unsent, spare, idle_for) {
@@ -85,11 +98,11 @@ impl Slot {
     }
 
     /// The most recently used idle connection that is alive and trusted.
-    fn take(&self) -> Option<Idle> {
+    pub(super) fn take(&self, now: Instant) -> Option<Idle> {
         let limit = self.upstream.config.pool_idle_timeout;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(candidate) = idle.pop() {
-            if candidate.since.elapsed() > limit {
+            if now.saturating_duration_since(candidate.since) > limit {
                 // What lies below is older still.
                 idle.clear();
                 return None;
@@ -154,12 +167,16 @@ impl Slot {
                             }
                         });
                         let vouched = dialed.vouched;
-                        Ok(Kept { sender, vouched })
+                        Ok(Kept {
+                            sender,
+                            vouched,
+                            alarm: Alarm::default(),
+                        })
                     };
                     return Ok((self.in_time(connect).await?, None));
                 }
                 Admission::LookAgain => {
-                    if let Some(Idle { kept, since }) = self.take() {
+                    if let Some(Idle { kept, since }) = self.take(Instant::now()) {
                         return Ok((kept, Some(since.elapsed())));
                     }
                 }

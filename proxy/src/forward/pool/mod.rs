@@ -5,6 +5,7 @@
 mod http1;
 mod http2;
 mod slot;
+mod straight;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::stream::Stream;
 pub(super) use slot::Held;
 use slot::Slot;
+pub(super) use straight::{Sent, Straight};
 
 /// How often connections are looked through for those that nobody should use any more.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -68,6 +70,8 @@ pub(super) struct Unanswered {
 pub(super) struct Tried {
     failed: Vec<Arc<Endpoint>>,
     current: Option<Arc<Endpoint>>,
+    /// Where it goes next, if that has been chosen already.
+    chosen: Option<Arc<Slot>>,
 }
 
 impl Tried {
@@ -227,6 +231,9 @@ impl Pool {
     async fn choose(&self, tried: &mut Tried) -> Result<Arc<Slot>, ForwardError> {
         if let Some(slot) = &self.only {
             return Ok(Arc::clone(slot));
+        }
+        if let Some(slot) = tried.chosen.take() {
+            return Ok(slot);
         }
         if self.upstream.generation() == 0 {
             Box::pin(self.upstream.resolved()).await?;

@@ -35,7 +35,13 @@ pub(super) struct Slot {
     /// Calls that wait for that.
     waiting: AtomicUsize,
     retired: AtomicBool,
+    /// For how many more calls no kept connection is taken for alive.
+    wary: AtomicUsize,
 }
+
+/// An endpoint that closed a kept connection under a call may close others just as early. After
+/// so many calls without another such case it has stopped doing so.
+const WARY: usize = 1_000;
 
 /// What one call holds of the upstream until its response's last byte.
 #[derive(Debug)]
@@ -116,7 +122,23 @@ impl Slot {
             freed: Arc::default(),
             waiting: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
+            wary: AtomicUsize::new(0),
         })
+    }
+
+    /// A kept connection turned out to be dead.
+    pub(super) fn found_dead(&self) {
+        self.wary.store(WARY, Ordering::Relaxed);
+    }
+
+    /// Whether a call on a kept connection should be ready to be sent again, however short a time
+    /// ago the connection was used.
+    pub(super) fn is_wary(&self) -> bool {
+        let wary = self.wary.load(Ordering::Relaxed);
+        if wary > 0 {
+            self.wary.store(wary - 1, Ordering::Relaxed);
+        }
+        wary > 0
     }
 
     /// Counts a call in, where that is watched.

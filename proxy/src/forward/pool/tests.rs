@@ -232,3 +232,49 @@ async fn an_upstream_that_nobody_uses_is_not_resolved_any_more() {
     })
     .await;
 }
+
+/// A server that answers one call on a connection, takes the next one and closes instead.
+async fn closes_early() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 1024];
+                let read = stream.read(&mut buffer).await.unwrap();
+                assert!(read > 0);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
+                stream.write_all(answer).await.unwrap();
+                let _ = stream.read(&mut buffer).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_early_costs_no_second_idempotent_call() {
+    let zone = Arc::new(Zone::default());
+    zone.set("app.test", &[closes_early().await]);
+    let pool = Pool::new(upstream(&zone, |_| {}));
+    let mut lost = 0;
+    for _ in 0..40 {
+        lost += u32::from(ask(&pool).await.is_err());
+    }
+    assert_eq!(lost, 1, "only the call that finds out is lost");
+}
+
+#[tokio::test]
+async fn a_post_is_not_sent_again_to_an_upstream_that_closes_early() {
+    let zone = Arc::new(Zone::default());
+    zone.set("app.test", &[closes_early().await]);
+    let pool = Pool::new(upstream(&zone, |_| {}));
+    ask(&pool).await.unwrap();
+    for _ in 0..3 {
+        let mut post = request();
+        *post.method_mut() = ::http::Method::POST;
+        let sent = pool.send(post, &mut Tried::default()).await;
+        assert!(sent.is_err(), "was sent again");
+        ask(&pool).await.unwrap();
+    }
+}

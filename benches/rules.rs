@@ -2,9 +2,17 @@
 //! conditions on the path and a few forbids. Whatever their number, a call meets a handful.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use wayleave_authz::signals::SignalValues;
+use wayleave_authz::{
+    Action, Context, Direction, Engine, Facts, Inputs, NoClaims, PolicyFile, Principal, Resource,
+    Tls,
+};
 
 /// One rule.
-pub(crate) struct Rule {
+pub struct Rule {
     number: usize,
     forbids: bool,
     who: Who,
@@ -29,7 +37,8 @@ enum Verb {
 /// `count` rules: of ten, seven permit one workload one service, one permits a namespace to
 /// ping, one forbids everybody a part of one service, and one forbids a namespace a service's
 /// writing. The first ten hold for all sizes, so that every size decides the same calls alike.
-pub(crate) fn rules(count: usize) -> Vec<Rule> {
+#[must_use]
+pub fn rules(count: usize) -> Vec<Rule> {
     (0..count)
         .map(|number| {
             let group = number / 10;
@@ -77,15 +86,24 @@ pub(crate) fn rules(count: usize) -> Vec<Rule> {
 }
 
 /// One call, as all engines are asked about it.
-pub(crate) struct Call {
-    pub(crate) principal: wayleave_identity::SpiffeId,
-    pub(crate) method: &'static str,
-    pub(crate) service: String,
-    pub(crate) path: String,
+pub struct Call {
+    /// Who calls.
+    pub principal: wayleave_identity::SpiffeId,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// What is called.
+    pub service: String,
+    /// The path, canonical.
+    pub path: String,
 }
 
 /// Sixty-four calls on the first ten rules: most allowed, some met by no rule, some forbidden.
-pub(crate) fn calls() -> Vec<Call> {
+///
+/// # Panics
+/// Never: the identities are well-formed.
+#[expect(clippy::panic, reason = "the identities are written below")]
+#[must_use]
+pub fn calls() -> Vec<Call> {
     (0..64)
         .map(|number| {
             let account = number % 8;
@@ -108,6 +126,62 @@ pub(crate) fn calls() -> Vec<Call> {
         .collect()
 }
 
+const HEADERS: &[(&str, &str)] = &[("accept", "*/*"), ("user-agent", "bench/1.0")];
+
+impl Call {
+    /// What the compiled engine is told of it.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            principal: Principal::Workload(&self.principal),
+            action: Action::from_http_method(self.method),
+            resource: Resource {
+                service: &self.service,
+                host: "orders.shop.example",
+                path: &self.path,
+                template: None,
+                port: 443,
+                documented: false,
+            },
+            context: Context {
+                direction: Direction::Inbound,
+                time: UNIX_EPOCH + Duration::from_secs(1_795_370_096),
+                source_ip: IpAddr::from([10, 0, 0, 7]),
+                tls: Some(Tls {
+                    version: "1.3",
+                    key_exchange: "X25519MLKEM768",
+                    post_quantum: true,
+                }),
+                method: Some(self.method),
+                query: None,
+                headers: &HEADERS,
+                claims: &NoClaims,
+                rpc: None,
+                signals: &SignalValues::NONE,
+            },
+        }
+    }
+}
+
+/// The compiled engine with so many rules.
+///
+/// # Panics
+/// When the rules are no policies.
+#[expect(
+    clippy::panic,
+    reason = "a benchmark that cannot be set up has nothing better to do"
+)]
+#[must_use]
+pub fn engine(size: usize) -> Engine {
+    let inputs = Inputs {
+        policies: vec![PolicyFile {
+            name: "rules.cedar".to_owned(),
+            text: cedar(&rules(size)),
+        }],
+    };
+    Engine::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
 fn spiffe_id(namespace: usize, account: usize) -> String {
     format!("spiffe://shop.example/ns/team-{namespace}/sa/worker-{account}")
 }
@@ -116,7 +190,9 @@ fn service_name(number: usize) -> String {
     format!("service-{number}")
 }
 
-pub(crate) fn cedar(rules: &[Rule]) -> String {
+/// As policies in Cedar.
+#[must_use]
+pub fn cedar(rules: &[Rule]) -> String {
     let mut text = String::new();
     for rule in rules {
         let effect = if rule.forbids { "forbid" } else { "permit" };
@@ -152,7 +228,8 @@ pub(crate) fn cedar(rules: &[Rule]) -> String {
 }
 
 /// As a package whose `allow` is a permit without a forbid.
-pub(crate) fn rego(rules: &[Rule]) -> String {
+#[must_use]
+pub fn rego(rules: &[Rule]) -> String {
     let mut text = "package wayleave\n\
                     default allow := false\n\
                     default permitted := false\n\
@@ -191,7 +268,8 @@ pub(crate) fn rego(rules: &[Rule]) -> String {
 }
 
 /// Each rule as (forbids, expression).
-pub(crate) fn cel(rules: &[Rule]) -> Vec<(bool, String)> {
+#[must_use]
+pub fn cel(rules: &[Rule]) -> Vec<(bool, String)> {
     rules
         .iter()
         .map(|rule| {

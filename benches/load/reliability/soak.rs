@@ -1,0 +1,432 @@
+//! Mixed traffic while everything around it changes: SVIDs rotate, policies are loaded again, the
+//! upstream ends and comes back. No allowed call may be lost but to an upstream that is away, no
+//! denied call may pass, and memory stays where it is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::ground::{self, Ground, Setting, Sidecar};
+use super::verdict::{Findings, MemoryOverTime};
+use super::witness::{DENIED, DENIED_BYTE, Witness};
+use crate::job::{Answer, Ask, Job, Line};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How long to go on.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(5..=604_800))]
+    seconds: u64,
+    /// Identities that are allowed, and as many that are not.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    identities: u16,
+    /// Seconds from one rotation of all SVIDs to the next.
+    #[arg(long, default_value_t = 3.0, value_parser = crate::seconds)]
+    rotate: f64,
+    /// Seconds from one load of policies to the next.
+    #[arg(long, default_value_t = 2.0, value_parser = crate::seconds)]
+    reload: f64,
+    /// Seconds from one end of the upstream to the next.
+    #[arg(long, default_value_t = 5.0, value_parser = crate::seconds)]
+    restart: f64,
+    /// Seconds that the upstream stays away.
+    #[arg(long, default_value_t = 0.5, value_parser = crate::seconds)]
+    away: f64,
+}
+
+/// Exchanges on one connection before the next is opened.
+const EXCHANGES: usize = 50;
+/// Between two exchanges of one caller.
+const PAUSE: Duration = Duration::from_millis(5);
+/// An exchange that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(15);
+const SAMPLE: Duration = Duration::from_millis(100);
+
+/// # Errors
+/// Where a promise is broken, or the run cannot be made.
+pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
+    let callers = usize::from(arguments.identities);
+    let ground = Arc::new(Ground::lay(program, callers)?);
+    let mut witness = Witness::start(ground.upstreams).await?;
+    let mut sidecar = ground.start(Setting::PLAIN).await?;
+    let tally = Arc::new(Tally::default());
+    let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    let mut crowd = crowd(&ground, &tally, callers, end);
+    let mut changes = Changes::new(arguments);
+    let memory = changes
+        .make(&ground, &mut witness, &tally, &mut sidecar, end)
+        .await;
+    while let Some(caller) = crowd.join_next().await {
+        caller??;
+    }
+    report(&tally, &witness, &changes, &memory?, &mut sidecar)
+}
+
+fn crowd(
+    ground: &Arc<Ground>,
+    tally: &Arc<Tally>,
+    callers: usize,
+    end: Instant,
+) -> JoinSet<Result<()>> {
+    let mut crowd = JoinSet::new();
+    for job in Job::ALL {
+        for caller in 0..callers {
+            for side in [Side::Allowed, Side::Denied] {
+                let (ground, tally) = (Arc::clone(ground), Arc::clone(tally));
+                crowd.spawn(call(ground, tally, Part { job, caller, side }, end));
+            }
+        }
+    }
+    crowd
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Allowed,
+    Denied,
+}
+
+/// Who calls how.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    job: Job,
+    caller: usize,
+    side: Side,
+}
+
+impl Part {
+    fn name(self) -> String {
+        match self.side {
+            Side::Allowed => ground::allowed(self.caller),
+            Side::Denied => ground::denied(self.caller),
+        }
+    }
+
+    fn ask(self) -> Ask {
+        let first = match self.side {
+            Side::Allowed => b'A',
+            Side::Denied => DENIED_BYTE,
+        };
+        let mut ask = ground::ask(self.job, &[first; 32]);
+        ask.mark = (self.side == Side::Denied).then_some(DENIED);
+        ask
+    }
+}
+
+/// One caller, who comes back with the newest SVID for every connection. One in three keeps its
+/// connection for as long as it lasts.
+async fn call(ground: Arc<Ground>, tally: Arc<Tally>, part: Part, end: Instant) -> Result<()> {
+    let ask = part.ask();
+    let limit = if part.caller % 3 == 2 {
+        usize::MAX
+    } else {
+        EXCHANGES
+    };
+    while Instant::now() < end {
+        let begun = Instant::now();
+        let connector = ground.connector(&part.name(), part.job)?;
+        let opened = patiently(Line::open(&connector, part.job, &ask)).await;
+        let mut line = match opened {
+            Ok(Ok(line)) => line,
+            Ok(Err(answer)) => {
+                tally.note(part, begun, Ok(answer));
+                sleep(PAUSE).await;
+                continue;
+            }
+            Err(error) => {
+                tally.note(part, begun, Err(error));
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        for _ in 0..limit {
+            let begun = Instant::now();
+            let answer = patiently(line.exchange(&ask)).await;
+            let over = answer.is_err();
+            tally.note(part, begun, answer);
+            sleep(PAUSE).await;
+            if over || Instant::now() >= end {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn patiently<T>(exchange: impl Future<Output = Result<T>>) -> Result<T> {
+    let in_time = timeout(PATIENCE, exchange).await;
+    in_time.unwrap_or_else(|_| Err(anyhow!("no answer in {PATIENCE:?}")))
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    Served,
+    /// It met an upstream that was away, and was told so.
+    UpstreamAway,
+    /// It was cut, as its upstream was.
+    UpstreamCut,
+    Refused,
+    /// It was allowed, the upstream was there, and it was not served.
+    Lost,
+    /// It was denied, and not refused.
+    Passed,
+}
+
+/// What becomes of a call by its answer; `away` is whether the upstream was, meanwhile.
+fn fate(side: Side, job: Job, answer: &Result<Answer>, away: bool) -> Fate {
+    match (side, answer) {
+        (Side::Allowed, Ok(Answer::Ok)) => Fate::Served,
+        (Side::Allowed, Ok(Answer::Http(502..=504) | Answer::Grpc(14))) if away => {
+            Fate::UpstreamAway
+        }
+        (Side::Allowed, Err(_)) if away => Fate::UpstreamCut,
+        (Side::Allowed, _) => Fate::Lost,
+        (Side::Denied, Ok(Answer::Http(403) | Answer::Grpc(7))) => Fate::Refused,
+        // Bytes have no status: the connection is reset.
+        (Side::Denied, Err(_)) if job == Job::Tcp => Fate::Refused,
+        (Side::Denied, _) => Fate::Passed,
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    fates: Mutex<BTreeMap<(Side, Job, Fate), u64>>,
+    /// From when to when the upstream was away; the last may not have ended.
+    away: Mutex<Vec<(Instant, Option<Instant>)>>,
+    /// The first few calls that went wrong.
+    wrong: Mutex<Vec<String>>,
+}
+
+/// How many calls that went wrong are told one by one.
+const TOLD: usize = 10;
+
+impl Tally {
+    fn note(&self, part: Part, begun: Instant, answer: Result<Answer>) {
+        let fate = fate(part.side, part.job, &answer, self.was_away(begun));
+        if matches!(fate, Fate::Lost | Fate::Passed) {
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if wrong.len() < TOLD {
+                let told = match &answer {
+                    Ok(answer) => answer.to_string(),
+                    Err(error) => format!("{error:#}"),
+                };
+                wrong.push(format!("{fate:?}: {} by {}: {told}", part.job, part.name()));
+            }
+        }
+        let mut fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
+        *fates.entry((part.side, part.job, fate)).or_default() += 1;
+    }
+
+    /// Whether the upstream was away at any moment since.
+    fn was_away(&self, since: Instant) -> bool {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = away.last();
+        last.is_some_and(|(_, back)| back.is_none_or(|back| back >= since))
+    }
+
+    fn leave(&self) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.push((Instant::now(), None));
+    }
+
+    fn come_back(&self) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, back)) = away.last_mut() {
+            *back = Some(Instant::now());
+        }
+    }
+
+    fn count(&self, which: impl Fn(Side, Job, Fate) -> bool) -> u64 {
+        let fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = fates
+            .iter()
+            .filter(|((side, job, fate), _)| which(*side, *job, *fate));
+        counted.map(|(_, count)| count).sum()
+    }
+}
+
+/// What changes around the calls, and how often it has.
+struct Changes {
+    rotate: Duration,
+    reload: Duration,
+    restart: Duration,
+    away: Duration,
+    rotations: usize,
+    reloads: usize,
+    restarts: usize,
+}
+
+impl Changes {
+    fn new(arguments: &Arguments) -> Self {
+        let seconds = Duration::from_secs_f64;
+        Self {
+            rotate: seconds(arguments.rotate),
+            reload: seconds(arguments.reload),
+            restart: seconds(arguments.restart),
+            away: seconds(arguments.away),
+            rotations: 0,
+            reloads: 0,
+            restarts: 0,
+        }
+    }
+
+    /// Makes them until the end; answers with the sidecar's memory meanwhile.
+    async fn make(
+        &mut self,
+        ground: &Ground,
+        witness: &mut Witness,
+        tally: &Tally,
+        sidecar: &mut Sidecar,
+        end: Instant,
+    ) -> Result<MemoryOverTime> {
+        let start = Instant::now();
+        let mut memory = MemoryOverTime::default();
+        let due = |every: Duration, done: usize| {
+            start.elapsed().as_secs_f64() >= every.as_secs_f64() * (done + 1) as f64
+        };
+        while Instant::now() < end {
+            if due(self.rotate, self.rotations) {
+                self.rotations += 1;
+                ground.papers.issue("app", "sa/app")?;
+                ground
+                    .papers
+                    .issue(&ground::allowed(0), "ns/allowed/sa/0")?;
+            }
+            if due(self.reload, self.reloads) {
+                self.reloads += 1;
+                ground.permit(self.reloads)?;
+            }
+            if due(self.restart, self.restarts) {
+                self.restarts += 1;
+                tally.leave();
+                witness.end();
+                sleep(self.away).await;
+                witness.begin().await?;
+                tally.come_back();
+            }
+            memory.push(sidecar.process.memory()?.resident_kib);
+            sleep(SAMPLE).await;
+        }
+        Ok(memory)
+    }
+}
+
+fn report(
+    tally: &Tally,
+    witness: &Witness,
+    changes: &Changes,
+    memory: &MemoryOverTime,
+    sidecar: &mut Sidecar,
+) -> Result<()> {
+    println!(
+        "\n| calls | served | upstream away: told | upstream away: cut | lost | refused | passed |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for job in Job::ALL {
+        let count = |fate: Fate| tally.count(|_, of, f| of == job && f == fate);
+        println!(
+            "| {job} | {} | {} | {} | {} | {} | {} |",
+            count(Fate::Served),
+            count(Fate::UpstreamAway),
+            count(Fate::UpstreamCut),
+            count(Fate::Lost),
+            count(Fate::Refused),
+            count(Fate::Passed)
+        );
+    }
+    println!(
+        "\n{} rotations of SVIDs, {} loads of policies, {} ends of the upstream\n",
+        changes.rotations, changes.reloads, changes.restarts
+    );
+    let wrong = tally.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+    for told in wrong.iter() {
+        println!("{told}");
+    }
+    let of = |fate: Fate| tally.count(|_, _, f| f == fate);
+    let every = |fate| {
+        Job::ALL
+            .iter()
+            .all(|job| tally.count(|_, of, f| of == *job && f == fate) > 0)
+    };
+    let ledger = witness.ledger();
+    let mut findings = Findings::default();
+    findings.promise(
+        "every protocol is served",
+        every(Fate::Served),
+        of(Fate::Served),
+    );
+    findings.promise(
+        "every protocol refuses",
+        every(Fate::Refused),
+        of(Fate::Refused),
+    );
+    findings.promise(
+        "no allowed call is lost",
+        of(Fate::Lost) == 0,
+        format!("{} lost", of(Fate::Lost)),
+    );
+    findings.promise(
+        "no denied call passes",
+        of(Fate::Passed) == 0 && ledger.denied() == 0,
+        format!(
+            "{} not refused, {} of {} calls that reached the upstream were denied",
+            of(Fate::Passed),
+            ledger.denied(),
+            ledger.reached()
+        ),
+    );
+    findings.promise("memory is flat", memory.is_flat(), memory);
+    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
+    findings.verdict("soak")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broke() -> Result<Answer> {
+        Err(anyhow!("reset"))
+    }
+
+    #[test]
+    fn an_allowed_call_is_excused_by_an_upstream_that_was_away_alone() {
+        let told = |answer: &Result<Answer>, away| fate(Side::Allowed, Job::Http1, answer, away);
+        assert_eq!(told(&Ok(Answer::Ok), false), Fate::Served);
+        assert_eq!(told(&Ok(Answer::Http(502)), true), Fate::UpstreamAway);
+        assert_eq!(told(&Ok(Answer::Grpc(14)), true), Fate::UpstreamAway);
+        assert_eq!(told(&broke(), true), Fate::UpstreamCut);
+        for answer in [Ok(Answer::Http(502)), Ok(Answer::Grpc(14)), broke()] {
+            assert_eq!(told(&answer, false), Fate::Lost, "{answer:?}");
+        }
+        // An upstream that is away is no reason to deny.
+        assert_eq!(told(&Ok(Answer::Http(403)), true), Fate::Lost);
+    }
+
+    #[test]
+    fn a_denied_call_must_be_told_so() {
+        let told = |job, answer: &Result<Answer>| fate(Side::Denied, job, answer, true);
+        assert_eq!(told(Job::Http2, &Ok(Answer::Http(403))), Fate::Refused);
+        assert_eq!(told(Job::GrpcUnary, &Ok(Answer::Grpc(7))), Fate::Refused);
+        assert_eq!(told(Job::Tcp, &broke()), Fate::Refused);
+        for answer in [Ok(Answer::Ok), Ok(Answer::Http(502)), broke()] {
+            assert_eq!(told(Job::Http2, &answer), Fate::Passed, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_excused_for_as_long_as_it_met_the_time_away() {
+        let tally = Tally::default();
+        let before = Instant::now();
+        assert!(!tally.was_away(before));
+        tally.leave();
+        assert!(tally.was_away(before));
+        tally.come_back();
+        assert!(tally.was_away(before));
+        assert!(!tally.was_away(Instant::now() + Duration::from_secs(1)));
+    }
+}
