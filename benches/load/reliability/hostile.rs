@@ -57,8 +57,11 @@ pub(crate) async fn run(arguments: &Arguments, program: PathBuf, open_files: u64
     let idle = [wanted, wanted / 2, wanted / 10].into_iter();
     let idle = idle
         .into_iter()
-        .find(|count| hold::fits(*count, open_files / 2));
+        .find(|count| hold::fits(*count, open_files));
     let idle = idle.context("too few open files (see `ulimit -n`)")?;
+    if idle < wanted {
+        println!("{open_files} open files: {idle} idle connections in place of {wanted}");
+    }
     let mut held = hold_idle(&ground, idle).await?;
     let calm = behave(&ground, arguments.rate, CALM, sidecar.process).await?;
     let length = Duration::from_secs(arguments.seconds);

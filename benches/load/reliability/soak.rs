@@ -44,6 +44,8 @@ const EXCHANGES: usize = 50;
 const PAUSE: Duration = Duration::from_millis(5);
 /// An exchange that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The last changes may still be on their way, and two of them may be read as one.
+const TAKEN: f64 = 0.7;
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// # Errors
@@ -63,7 +65,17 @@ pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     while let Some(caller) = crowd.join_next().await {
         caller??;
     }
-    report(&tally, &witness, &changes, &memory?, &mut sidecar)
+    let taken = Taken {
+        rotations: ground.metric("wayleave_identity_updates_total").await?,
+        reloads: ground.metric("wayleave_policy_loads_total").await?,
+    };
+    report(&tally, &witness, &changes, &taken, &memory?, &mut sidecar)
+}
+
+/// What the sidecar says that it took up, its start included.
+struct Taken {
+    rotations: f64,
+    reloads: f64,
 }
 
 fn crowd(
@@ -320,6 +332,7 @@ fn report(
     tally: &Tally,
     witness: &Witness,
     changes: &Changes,
+    taken: &Taken,
     memory: &MemoryOverTime,
     sidecar: &mut Sidecar,
 ) -> Result<()> {
@@ -378,6 +391,15 @@ fn report(
             of(Fate::Passed),
             ledger.denied(),
             ledger.reached()
+        ),
+    );
+    let (rotations, reloads) = (changes.rotations as f64, changes.reloads as f64);
+    findings.promise(
+        "changes are taken up",
+        taken.rotations > rotations * TAKEN && taken.reloads > reloads * TAKEN,
+        format!(
+            "{} identities and {} policy sets",
+            taken.rotations, taken.reloads
         ),
     );
     findings.promise("memory is flat", memory.is_flat(), memory);
