@@ -38,6 +38,7 @@ mod sidecar {
     mod interim;
     mod leases;
     mod limits;
+    mod matrix;
     mod outbound;
     mod overload;
     mod permissive;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,7 +156,8 @@ struct Shared {
     ask: Ask,
     /// Where exchanges are due at fixed moments.
     due: Option<Due>,
-    measuring: AtomicBool,
+    /// Exchanges that were due, or begun, from here on and up to there count.
+    counts: Range<Instant>,
     stopping: AtomicBool,
     count: AtomicU64,
     found: Mutex<BTreeMap<Side, Found>>,
@@ -166,6 +168,11 @@ struct Shared {
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let callers = callers(arguments)?;
     let (dispatch, due) = mpsc::unbounded_channel();
+    let (warm_up, length) = (
+        Duration::from_secs_f64(arguments.warm_up),
+        Duration::from_secs_f64(arguments.seconds),
+    );
+    let begin = Instant::now() + warm_up;
     let shared = Arc::new(Shared {
         job: arguments.job,
         fresh: arguments.fresh,
@@ -179,7 +186,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
             message: vec![b'w'; usize::try_from(arguments.bytes)?].into(),
         },
         due: arguments.rate.map(|_| rate::due(due)),
-        measuring: AtomicBool::new(false),
+        counts: begin..begin + length,
         stopping: AtomicBool::new(false),
         count: AtomicU64::new(0),
         found: Mutex::new(BTreeMap::from([
@@ -193,10 +200,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let streams = arguments.streams;
         tasks.spawn(async move { keep_calling(side, connector, streams, shared).await });
     }
-    let (warm_up, length) = (
-        Duration::from_secs_f64(arguments.warm_up),
-        Duration::from_secs_f64(arguments.seconds),
-    );
     if let Some(per_second) = arguments.rate {
         let rate = Rate {
             per_second,
@@ -207,9 +210,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     sleep(warm_up).await;
     let process = arguments.pid.map(Process::new);
     let before = process.map(Process::cpu).transpose()?;
-    shared.measuring.store(true, Ordering::Relaxed);
     progress(&shared, length).await;
-    shared.measuring.store(false, Ordering::Relaxed);
     let cpu = process
         .map(Process::cpu)
         .transpose()?
@@ -328,16 +329,21 @@ async fn caller(
     mut line: Option<Line>,
     shared: &Shared,
 ) -> Result<()> {
-    while !shared.stopping.load(Ordering::Relaxed) {
+    loop {
         // In an open loop an exchange counts from the moment at which it was due.
         let begun = match &shared.due {
+            None if shared.stopping.load(Ordering::Relaxed) => break,
             None => Instant::now(),
-            Some(due) => match timeout(PAUSE, rate::next(due)).await {
-                Err(_) => continue,
-                Ok(None) => break,
-                Ok(Some(moment)) => moment,
+            Some(due) => match rate::next(due).await {
+                None => break,
+                Some(moment) => moment,
             },
         };
+        if shared.counts.end.elapsed() > PATIENCE {
+            // What was due and could not be sent is told, and not left out.
+            shared.note(side, begun, Err(anyhow::anyhow!("due, and never sent")));
+            continue;
+        }
         if line.is_none() || shared.fresh {
             line = open(side, connector, shared).await;
         }
@@ -360,7 +366,7 @@ async fn caller(
 
 impl Shared {
     fn note(&self, side: Side, begun: Instant, answer: Result<Answer>) {
-        if !self.measuring.load(Ordering::Relaxed) {
+        if !self.counts.contains(&begun) {
             return;
         }
         self.count.fetch_add(1, Ordering::Relaxed);

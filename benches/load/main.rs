@@ -20,6 +20,8 @@ mod guard;
 mod hold;
 mod instructions;
 mod job;
+mod leases;
+mod live;
 mod measure;
 mod papers;
 mod peers;
@@ -56,6 +58,7 @@ use crate::target::{Kind, Stage, Target};
   target/release/load --rounds 5 --json results.json --plots plots
   target/release/load --only requests --seconds 20
   target/release/load instructions
+  target/release/load leases
   target/release/load guard
   target/release/load --smoke")]
 struct Arguments {
@@ -119,6 +122,8 @@ enum Part {
     Call(call::Arguments),
     /// Count the instructions and allocations of a request, under valgrind.
     Instructions(instructions::Arguments),
+    /// Cut a tenth of many live streams.
+    Leases(leases::Arguments),
     /// Compare those of a request and of a decision with the committed base line.
     Guard(guard::Arguments),
     /// Mixed traffic while SVIDs rotate, policies reload and the upstream restarts.
@@ -167,6 +172,10 @@ fn main() -> Result<()> {
         Some(Part::Instructions(counted)) => {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(instructions::run(&counted, sidecar))
+        }
+        Some(Part::Leases(leases)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(leases::run(&leases, &sidecar))
         }
         Some(Part::Guard(guarded)) => {
             let sidecar = sidecar(&arguments)?;

@@ -80,10 +80,10 @@ impl Agent {
         let (head, body) = self.send(path).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let reason_code = problem["reason_code"].as_str().unwrap_or_default();
+        let reason_code = problem.get("reason_code").and_then(|code| code.as_str());
         Ok(Answer {
             status: head.status.as_u16(),
-            reason_code: reason_code.to_owned(),
+            reason_code: reason_code.unwrap_or_default().to_owned(),
             retry_after: retry_after(&head.headers),
         })
     }

@@ -20,7 +20,7 @@ mod transmitter;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use agent::{Agent, Cut, Watch};
+use agent::{Agent, Answer, Cut, Watch};
 use anyhow::Context as _;
 use sidecar::Sidecar;
 use transmitter::Transmitter;
@@ -66,8 +66,9 @@ async fn story() -> anyhow::Result<()> {
         "begins to read every order there is, at machine speed",
     );
     sweep(&told, &sweeper).await?;
-    let cut = swept.cut().await?;
-    told.cut("sweeper", &cut);
+    told.cut("sweeper", &swept.cut().await?);
+    let denied = sweeper.get("/orders/7").await?;
+    told.answer("sweeper", "asks for order 7 again", &denied);
     anyhow::ensure!(
         carried.is_open(),
         "the other agent's stream was cut as well"
@@ -79,13 +80,9 @@ async fn story() -> anyhow::Result<()> {
         "pushes a CAEP event: session-revoked for courier",
     );
     transmitter.revoke(sidecar.events, &courier.id).await?;
-    let cut = carried.cut().await?;
-    told.cut("courier", &cut);
+    told.cut("courier", &carried.cut().await?);
     let denied = courier.get("/orders/7").await?;
-    told.tell(
-        "courier",
-        &format!("asks again: {} {}", denied.status, denied.reason_code),
-    );
+    told.answer("courier", "asks for an order", &denied);
     sidecar.stop().await
 }
 
@@ -102,13 +99,10 @@ async fn sweep(told: &Told, agent: &Agent) -> anyhow::Result<()> {
                 told.tell(&agent.name, &slowed);
                 tokio::time::sleep(Duration::from_secs(wait)).await;
             }
-            status => {
-                let reason = &answer.reason_code;
-                let denied = format!("{status} {reason} at order {order}, having got {allowed}");
-                told.tell(&agent.name, &denied);
-                if reason == "quarantined" {
-                    return Ok(());
-                }
+            _ => {
+                let asked = format!("asks for order {order}, having got {allowed}");
+                told.answer(&agent.name, &asked, &answer);
+                return Ok(());
             }
         }
     }
@@ -121,6 +115,11 @@ struct Told(Instant);
 impl Told {
     fn tell(&self, who: &str, what: &str) {
         self.tell_at(Instant::now(), who, what);
+    }
+
+    fn answer(&self, who: &str, what: &str, answer: &Answer) {
+        let (status, reason) = (answer.status, &answer.reason_code);
+        self.tell(who, &format!("{what}: {status} {reason}"));
     }
 
     fn cut(&self, who: &str, cut: &Cut) {

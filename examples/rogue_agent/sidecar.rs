@@ -167,8 +167,9 @@ async fn ready(stderr: tokio::process::ChildStderr) -> anyhow::Result<SocketAddr
     let mut log = String::new();
     while let Some(line) = lines.next_line().await? {
         let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if told["message"] == "ready" {
-            let address = told["inbound"].as_str().context("no address")?.parse()?;
+        let field = |name: &str| told.get(name).and_then(|value| value.as_str());
+        if field("message") == Some("ready") {
+            let address = field("inbound").context("no address")?.parse()?;
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return Ok(address);
         }

@@ -104,6 +104,25 @@ pub(super) fn shape(output: &str) -> String {
     fixed.collect::<Vec<_>>().join(" ")
 }
 
+/// What starts an example of the sidecar.
+const EXAMPLE: &str = "cargo run --release -p wayleave-proxy --example ";
+
+/// Runs an example, which is built with the tests. How often its agent is told to slow down, if it
+/// is, depends on the machine.
+async fn example(name: &str, shown: &str) {
+    let built = Path::new(env!("CARGO_BIN_EXE_wayleave")).parent().unwrap();
+    let program = built.join("examples").join(name);
+    let output = tool::run(&mut Command::new(program))
+        .await
+        .successful()
+        .stdout();
+    let story = |output: &str| {
+        let lines = output.lines().filter(|line| !line.contains("429"));
+        lines.map(shape).collect::<Vec<_>>()
+    };
+    assert_eq!(story(&output), story(shown), "{output}");
+}
+
 struct Reader {
     clone: tempfile::TempDir,
     dev: Option<(Process, u16)>,
@@ -116,6 +135,8 @@ impl Reader {
             self.own(arguments).await;
         } else if command.starts_with("curl ") {
             self.curl(shown).await;
+        } else if let Some(name) = command.strip_prefix(EXAMPLE) {
+            example(name, &shown.output).await;
         } else {
             // The test command runs this test; a clone is what this folder is.
             let known = ["cargo test", "git clone ", "cd "];

@@ -360,7 +360,12 @@ async fn polled_events_take_effect_and_are_acknowledged_or_refused_each() {
     let (signer, stranger) = (Signer::new(), Signer::new());
     let polled = Polled::start().await;
     polled.state.lock().unwrap().failing = 1;
-    let high = json!({"principal": "USER", "current_level": "HIGH"});
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let level = |level: &str, ago: u64| json!({"principal": "USER", "current_level": level, "event_timestamp": now - ago});
+    let high = level("HIGH", 10);
     polled.offer("good", signer.token("good", RISK, "frontend", high.clone()));
     polled.offer(
         "forged",
@@ -389,7 +394,7 @@ async fn polled_events_take_effect_and_are_acknowledged_or_refused_each() {
 
     assert_eq!(sidecar.get("frontend", "/").await.status, 403);
     assert_eq!(sidecar.get("backend", "/").await.status, 200);
-    let low = json!({"principal": "USER", "current_level": "LOW"});
+    let low = level("LOW", 5);
     polled.offer("low", signer.token("low", RISK, "frontend", low));
     polled
         .until("the second one", |state| state.acknowledged.len() == 2)

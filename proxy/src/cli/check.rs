@@ -27,6 +27,7 @@ use crate::config::{
 use crate::identity::{self, OpenError, OpenIdentity};
 use crate::leads::read_roots;
 use crate::policies::PolicyFiles;
+use crate::ssf;
 use crate::standing::store;
 use crate::warnings;
 
@@ -182,6 +183,9 @@ impl Outcome {
         self.check_decisions(&config.log.decisions);
         self.check_roots(path, config);
         self.check_store(path, config);
+        let problems = ssf::unreadable(&config.signals);
+        let findings = problems.into_iter().map(|why| Finding::plain(path, why));
+        self.problems.extend(findings);
         self.facts.inbound = config.inbound.iter().map(InboundFacts::new).collect();
         self.facts.outbound = config.outbound.iter().map(OutboundFacts::new).collect();
         self.facts.destinations = config.destinations.iter().map(Destination::new).collect();
@@ -610,6 +614,32 @@ inbound:
         );
         assert!(outcome.problems[0].told.file.ends_with("/p.pem"));
         assert!(outcome.problems[0].told.message.contains("cannot be read"));
+    }
+
+    #[test]
+    fn every_file_of_a_transmitter_is_read() {
+        let transmitter = "signals:
+  state_dir: state
+  ssf:
+    - name: idp
+      issuer: i
+      audience: [a]
+      jwks: jwks.json
+      push: { listen: 127.0.0.1:0, path: /ssf, token_file: token, tls: { certificate: c.pem, key: k.pem } }
+";
+        let folder = folder(
+            &format!("{CONFIG}{transmitter}"),
+            "permit (principal, action);",
+        );
+        std::fs::write(folder.path().join("jwks.json"), r#"{"keys":[]}"#).unwrap();
+        let told = told(&folder).join("\n");
+        for words in [
+            "none of its keys can verify",
+            "token: No such file",
+            "c.pem: No such file",
+        ] {
+            assert!(told.contains(words), "no `{words}` in {told}");
+        }
     }
 
     #[test]

@@ -172,7 +172,11 @@ fn the_yaml_block_about_the_store_of_a_fleet_loads_and_what_it_leaves_out_has_a_
     assert_eq!(names, ["calls_per_minute", "denials_per_minute"]);
     assert_eq!(read(MINIMAL).unwrap().signals.store, None);
     let whole = read(&yaml_blocks()[1]).unwrap();
-    assert_eq!(whole.signals, SignalsConfig::default());
+    let (told, default) = (whole.signals, SignalsConfig::default());
+    assert_eq!(
+        (told.max_principals, told.store),
+        (default.max_principals, default.store)
+    );
 }
 
 #[test]

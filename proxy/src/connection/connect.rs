@@ -6,10 +6,12 @@ use std::sync::Arc;
 use ::http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
+use super::half_closed::UntilAnswered;
 use super::{Connection, excess_denial, kept};
 use crate::denial::{Afterwards, Denial};
 use crate::enforce::{Ask, Lease};
-use crate::forward::{ResponseBody, tunnel};
+use crate::forward::ResponseBody;
+use crate::forward::tunnel::{self, Downstream};
 use crate::protocol::{Call, Shape, target};
 use crate::route::Found;
 
@@ -36,6 +38,10 @@ impl Connection {
         let pool = found.pool(lease.call().map_or("", Call::host));
         let downstream = hyper::upgrade::on(&mut request);
         let idle = self.gate.limits.tcp_idle_timeout;
+        let downstream = Downstream {
+            upgrade: downstream,
+            reset: UntilAnswered::reset,
+        };
         tunnel::connect(lease, downstream, &pool, self.tenure(), idle).await
     }
 

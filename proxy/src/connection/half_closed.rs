@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Connection;
@@ -22,6 +24,14 @@ pub(super) struct UntilAnswered {
 impl UntilAnswered {
     pub(super) fn new(stream: Metered, connection: Arc<Connection>) -> Self {
         Self { stream, connection }
+    }
+
+    /// Cuts a connection that was upgraded to something else, as [`Stream::reset`]; one of HTTP/2
+    /// is a stream of a connection that goes on.
+    pub(super) fn reset(upgraded: Upgraded) {
+        if let Ok(parts) = upgraded.downcast::<TokioIo<Self>>() {
+            parts.io.into_inner().stream.reset();
+        }
     }
 
     fn stream(self: Pin<&mut Self>) -> Pin<&mut Metered> {

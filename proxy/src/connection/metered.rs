@@ -47,6 +47,11 @@ impl Metered {
         self.stream.poll_gone(cx)
     }
 
+    /// As [`Stream::reset`].
+    pub(super) fn reset(self) {
+        self.stream.reset();
+    }
+
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => self.calls.flow().has_written(*bytes),

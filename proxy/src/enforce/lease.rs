@@ -68,6 +68,11 @@ impl Lease {
         self.entry.call()
     }
 
+    /// A place among the open calls for another part of this one.
+    pub(crate) fn another_seat(&self) -> Seat {
+        self.enforcer.live.seat()
+    }
+
     /// Ready once the call is no longer allowed; never again afterwards.
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Some(ended) = self.review() {
@@ -75,11 +80,22 @@ impl Lease {
         }
         let behaviour = self.entry.calls().behaviour();
         self.seat.wait(cx.waker(), behaviour, self.seen.by_one);
-        // What changed between the two would wake nobody.
-        match self.review() {
-            Some(ended) => Poll::Ready(ended),
-            None => Poll::Pending,
+        self.poll_once_more()
+    }
+
+    /// The same for a part of the call that waits at a seat of its own.
+    pub(crate) fn poll_ended_at(&mut self, seat: &mut Seat, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(ended) = self.review() {
+            return Poll::Ready(ended);
         }
+        let behaviour = self.entry.calls().behaviour();
+        seat.wait(cx.waker(), behaviour, self.seen.by_one);
+        self.poll_once_more()
+    }
+
+    /// What changed before the call's place was taken would wake nobody.
+    fn poll_once_more(&mut self) -> Poll<Ended> {
+        self.review().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Decides again if something has changed; says so when the answer is now deny. Costs two loads
@@ -106,6 +122,7 @@ impl Lease {
             risk,
         };
         let now = self.enforcer.again(&self.entry, &self.headers);
+        self.enforcer.standing.lease_reviewed();
         let trigger = match now {
             Again::Allowed => return None,
             Again::Revoked => Trigger::Revocation,

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 use super::error::ForwardError;
-use super::outgoing::{Outgoing, Special, failed};
+use super::outgoing::{Outgoing, Special};
 use super::pool::{Answer, Sent, Straight, Tried};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
@@ -92,7 +92,7 @@ impl<S: Future<Output = Sent>> Future for Forwarding<S> {
                 }
                 Err(error) => error,
             };
-            return Poll::Ready(Err(failed(call.lease, &call.pool, &error)));
+            return Poll::Ready(Err(call.failed(&error)));
         }
         match self.project() {
             Way::Long { rest } => rest.as_mut().poll(cx),

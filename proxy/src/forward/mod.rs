@@ -12,6 +12,7 @@ mod expectation;
 mod forwarding;
 pub(crate) mod headers;
 mod health_check;
+mod holding;
 pub(crate) mod metrics;
 mod opening;
 mod outgoing;

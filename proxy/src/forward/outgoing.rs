@@ -23,6 +23,7 @@ use super::tunnel::{self, Tenure};
 use crate::denial::Denial;
 use crate::enforce::Lease;
 use crate::protocol::grpc;
+use crate::record::Carried;
 
 /// A call that was allowed and has no answer yet.
 pub(super) struct Outgoing {
@@ -79,8 +80,19 @@ impl Outgoing {
         };
         match answer {
             Ok(answer) => self.answered(answer, special),
-            Err(error) => Err(failed(self.lease, &self.pool, &error)),
+            Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    /// What the caller is told in the answer's place.
+    pub(super) fn failed(mut self, error: &ForwardError) -> Denial {
+        if matches!(error, ForwardError::LeaseEnded) {
+            self.lease.carried(Carried {
+                bytes_in: self.progress.bytes(),
+                bytes_out: 0,
+            });
+        }
+        failed(self.lease, &self.pool, error)
     }
 
     /// What the caller is told of an answer.

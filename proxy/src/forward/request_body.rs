@@ -3,16 +3,18 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::expectation::{Hold, Verdict};
 use super::headers;
-use crate::enforce::Meter;
+use super::holding::Shared;
+use crate::enforce::{Lease, Meter};
 
 /// How far a request's body got; nothing is watched of a request without one.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,10 @@ struct Upload {
     awaited: AtomicBool,
     /// Where they count, if they do.
     meter: Option<Meter>,
+    /// The call's lease, if its answer has begun before all was sent.
+    shared: OnceLock<Box<Mutex<Shared>>>,
+    /// Of a body that waits for its caller.
+    waits: AtomicWaker,
 }
 
 impl Progress {
@@ -40,6 +46,52 @@ impl Progress {
     pub(super) fn bytes(&self) -> u64 {
         let upload = self.0.as_ref();
         upload.map_or(0, |upload| upload.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Keeps the lease of a call whose answer begins, where the body is still being sent;
+    /// otherwise gives it back.
+    pub(super) fn share(&self, lease: Lease) -> Option<Lease> {
+        let Some(upload) = self
+            .0
+            .as_ref()
+            .filter(|upload| Arc::strong_count(upload) > 1)
+        else {
+            return Some(lease);
+        };
+        if upload.shared.set(Box::new(Shared::new(lease))).is_err() {
+            tracing::error!("the answer of one call began twice");
+        }
+        self.wake();
+        None
+    }
+
+    /// The lease, where it is shared.
+    pub(super) fn shared(&self) -> Option<MutexGuard<'_, Shared>> {
+        let shared = self.0.as_ref()?.shared.get()?;
+        Some(Shared::lock(shared))
+    }
+
+    /// Has the body look again whether it may go on.
+    pub(super) fn wake(&self) {
+        if let Some(upload) = &self.0 {
+            upload.waits.wake();
+        }
+    }
+
+    /// Whether nothing more may be sent.
+    fn is_over(&self) -> bool {
+        self.shared().is_some_and(|mut shared| shared.ends_upload())
+    }
+
+    /// Ready once nothing more may be sent.
+    fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(upload) = &self.0 {
+            upload.waits.register(cx.waker());
+        }
+        match self.shared() {
+            Some(mut shared) => shared.poll_upload_ended(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Whether there is a body.
@@ -99,6 +151,9 @@ pub(crate) enum BodyError {
     /// The body is being sent elsewhere by now.
     #[error("the request is being sent again")]
     Superseded,
+    /// The call has ended before all was sent. The source tells HTTP/2 by which code.
+    #[error("the call was ended")]
+    Ended(#[source] h2::Error),
 }
 
 /// One reading of a body that is kept, from its beginning.
@@ -161,9 +216,18 @@ impl RequestBody {
 }
 
 impl Flowing {
+    /// Ends the body before its end.
+    fn end(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.source = Source::Empty;
+        Poll::Ready(Some(Err(BodyError::Ended(h2::Reason::CANCEL.into()))))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.hold.is_some() {
             ready!(self.poll_held(cx));
+        }
+        if self.progress.is_over() {
+            return self.end();
         }
         let mut frame = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
@@ -171,6 +235,9 @@ impl Flowing {
             Source::Kept(reader) => reader.poll(cx),
         };
         self.progress.awaited(frame.is_pending());
+        if frame.is_pending() && self.progress.poll_over(cx).is_ready() {
+            return self.end();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame {
             if let Some(trailers) = frame.trailers_mut() {
                 headers::clean_trailers(trailers);

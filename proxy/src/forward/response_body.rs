@@ -9,6 +9,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::expectation::Over;
+use super::holding::Holding;
 use super::pool::Held;
 use super::request_body::Progress;
 use crate::enforce::Lease;
@@ -40,7 +41,7 @@ enum Inner {
 /// A call whose answer is under way.
 #[derive(Debug)]
 struct OpenCall {
-    lease: Lease,
+    holding: Holding,
     /// INVARIANT: `Some` until the call completes.
     held: Option<Held>,
     words: Words,
@@ -72,9 +73,10 @@ pub(crate) enum Cut {
     /// The call took longer than a call may.
     #[error("the call took longer than a call may")]
     OutOfTime,
-    /// It is no longer allowed, or its connection ends.
+    /// It is no longer allowed, or its connection ends. What it is from tells HTTP/2 how to reset
+    /// the stream.
     #[error("the call was ended")]
-    Ended,
+    Ended(#[source] h2::Error),
 }
 
 /// How an answer is relayed.
@@ -100,7 +102,7 @@ impl ResponseBody {
         let mut relay = Self(Inner::Relay {
             body,
             call: Some(OpenCall {
-                lease,
+                holding: Holding::new(lease, &how.upload),
                 held: Some(held),
                 words: how.words,
                 place: None,
@@ -135,7 +137,7 @@ impl ResponseBody {
 
 fn complete(call: &mut Option<OpenCall>) {
     if let Some(mut open) = call.take() {
-        open.lease.completed();
+        open.holding.with(Lease::completed);
         if let Some(held) = open.held.take() {
             held.give_back();
         }
@@ -145,11 +147,7 @@ fn complete(call: &mut Option<OpenCall>) {
 /// The connection to the upstream is closed with it.
 fn fail(call: &mut Option<OpenCall>, failure: Failure) {
     if let Some(mut open) = call.take() {
-        open.lease.failed(failure);
-        open.lease.carried(Carried {
-            bytes_in: open.upload.bytes(),
-            bytes_out: open.answered,
-        });
+        open.holding.with(|lease| lease.failed(failure));
     }
 }
 
@@ -167,7 +165,7 @@ impl Words {
     fn last(self, why: Failure) -> Result<Frame<Bytes>, Cut> {
         match self {
             Self::Grpc => Ok(Frame::trailers(grpc::ended(why))),
-            Self::Connection | Self::Reset => Err(Cut::Ended),
+            Self::Connection | Self::Reset => Err(Cut::Ended(h2::Reason::CANCEL.into())),
         }
     }
 }
@@ -177,33 +175,47 @@ impl OpenCall {
     fn passes(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.answered += data.len() as u64;
-            if let Some(meter) = self.lease.answer_meter() {
-                meter.sent(data.len());
-            }
+            self.holding.with(|lease| {
+                if let Some(meter) = lease.answer_meter() {
+                    meter.sent(data.len());
+                }
+            });
         } else if let Some(trailers) = frame.trailers_ref()
             && self.words == Words::Grpc
             && grpc::is_error(trailers)
         {
-            self.lease.grpc_failed();
+            self.holding.with(Lease::grpc_failed);
         }
     }
 
     /// Why the call is to end although its answer is not whole; otherwise it is woken when it is.
     fn ends(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
-        if self.lease.poll_ended(cx).is_ready() {
+        if self.holding.poll_ended(cx) {
             return Some(Failure::LeaseEnded);
         }
-        let calls = self.lease.calls();
-        let told = self.words != Words::Connection;
-        let ends = told && calls.ending().has_begun(&mut self.place, cx);
-        ends.then(|| calls.why_cut())
+        let (told, place) = (self.words != Words::Connection, &mut self.place);
+        let why = self.holding.with(|lease| {
+            let calls = lease.calls();
+            let ends = told && calls.ending().has_begun(place, cx);
+            ends.then(|| calls.why_cut())
+        });
+        why.flatten()
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        if self.held.is_some() {
+            let carried = Carried {
+                bytes_in: self.upload.bytes(),
+                bytes_out: self.answered,
+            };
+            self.holding.with(|lease| lease.carried(carried));
+            self.holding.cut();
+        }
         if let Some(place) = self.place {
-            self.lease.calls().ending().leave(place);
+            self.holding
+                .with(|lease| lease.calls().ending().leave(place));
         }
     }
 }
@@ -235,7 +247,7 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(Cut::OutOfTime)));
         }
         if let Some(open) = call
-            && open.lease.review().is_some()
+            && open.holding.has_ended()
         {
             let words = open.words;
             return self.cut(words, Failure::LeaseEnded);

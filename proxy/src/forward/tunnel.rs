@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::Response;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -91,6 +91,13 @@ pub(crate) async fn dial(
     }
 }
 
+/// The connection of a caller who has asked for a tunnel.
+pub(crate) struct Downstream {
+    pub(crate) upgrade: OnUpgrade,
+    /// Cuts it, so that the caller does not take what it got for the whole.
+    pub(crate) reset: fn(Upgraded),
+}
+
 /// Connects an allowed `CONNECT` to its upstream, answers 200 once that is done, and carries bytes
 /// from then on.
 ///
@@ -98,7 +105,7 @@ pub(crate) async fn dial(
 /// A [`Denial`] where the upstream cannot be connected to.
 pub(crate) async fn connect(
     mut lease: Lease,
-    downstream: OnUpgrade,
+    downstream: Downstream,
     pool: &Pool,
     tenure: Tenure,
     idle: Duration,
@@ -111,11 +118,13 @@ pub(crate) async fn connect(
     lease.answered(response.status());
     let drain = tenure.drain.clone();
     drain.spawn(async move {
-        match downstream.await {
-            Ok(downstream) => {
-                let downstream = TokioIo::new(downstream);
-                // How it ended is on record; a caller behind HTTP is told by its connection.
-                let _ = carry(lease, downstream, upstream, tenure, idle).await;
+        match downstream.upgrade.await {
+            Ok(upgraded) => {
+                let mut stream = TokioIo::new(upgraded);
+                let ended = carry(lease, &mut stream, upstream, tenure, idle).await;
+                if ended.is_err() {
+                    (downstream.reset)(stream.into_inner());
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "upgrade failed");

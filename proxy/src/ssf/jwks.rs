@@ -167,7 +167,7 @@ impl Fetched {
     }
 }
 
-fn read(path: &Path) -> Result<KeySet, String> {
+pub(super) fn read(path: &Path) -> Result<KeySet, String> {
     let told = |why: String| format!("the key set {}: {why}", path.display());
     let bytes = disk::read(path).map_err(|error| told(error.to_string()))?;
     KeySet::parse(&bytes).map_err(|error| told(error.to_string()))

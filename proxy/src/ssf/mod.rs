@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use wayleave_certs::disk;
 use wayleave_certs::tls::WebServerTls;
 
-use crate::config::{PushConfig, PushTls, SignalsConfig};
+use crate::config::{JwksSource, PushConfig, PushTls, SignalsConfig};
 use crate::record::metrics::Metrics;
 use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
 use fetch::Fetcher;
@@ -272,6 +272,30 @@ impl fmt::Debug for Receiver {
     }
 }
 
+/// What is wrong with the files of transmitters, as far as that can be told without asking
+/// anybody.
+pub(crate) fn unreadable(config: &SignalsConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    for one in &config.ssf {
+        let told = |why| {
+            format!(
+                "the transmitter `{}` cannot be listened to: {why}",
+                one.name
+            )
+        };
+        if let JwksSource::File(path) = &one.jwks {
+            problems.extend(jwks::read(path).err().map(told));
+        }
+        let tls = one.push.as_ref().and_then(|push| push.tls.as_ref());
+        problems.extend(tls.and_then(|tls| shown(tls).err()).map(told));
+        let push = one.push.as_ref().and_then(|push| push.token_file.as_ref());
+        let poll = one.poll.as_ref().and_then(|poll| poll.token_file.as_ref());
+        let tokens = push.into_iter().chain(poll);
+        problems.extend(tokens.filter_map(|path| Bearer::read(path).err()).map(told));
+    }
+    problems
+}
+
 fn bearer(path: Option<&PathBuf>) -> Result<Option<Arc<Watched<Bearer>>>, String> {
     let Some(path) = path else { return Ok(None) };
     let own = path.clone();
@@ -281,14 +305,14 @@ fn bearer(path: Option<&PathBuf>) -> Result<Option<Arc<Watched<Bearer>>>, String
 fn certificate(files: &PushTls) -> Result<Arc<Watched<Shown>>, String> {
     let paths = [files.certificate.clone(), files.key.clone()];
     let own = files.clone();
-    Watched::open(&paths, move || {
-        let tls = WebServerTls::load(&own.certificate, &own.key);
-        let tls = tls.map_err(|error| error.to_string())?;
-        let files = [&own.certificate, &own.key].map(|path| disk::read(path));
-        let files: io::Result<Vec<_>> = files.into_iter().collect();
-        Ok(Shown {
-            tls,
-            files: files.map_err(|error| error.to_string())?,
-        })
-    })
+    Watched::open(&paths, move || shown(&own))
+}
+
+fn shown(own: &PushTls) -> Result<Shown, String> {
+    let tls = WebServerTls::load(&own.certificate, &own.key);
+    let tls = tls.map_err(|error| error.to_string())?;
+    let files = [&own.certificate, &own.key].map(|path| disk::read(path));
+    let files: io::Result<Vec<_>> = files.into_iter().collect();
+    let files = files.map_err(|error| error.to_string())?;
+    Ok(Shown { tls, files })
 }

@@ -14,6 +14,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use wayleave_authz::signals::RiskLevel;
 use wayleave_identity::SpiffeId;
@@ -23,10 +24,11 @@ use super::health::Health;
 use super::intake::Intake;
 use super::journal::Journal;
 use super::jwks::Keys;
+use super::keys::KeySet;
 use super::ledger::Verdict;
 use super::metrics::SsfFamilies;
 use super::refusal::Refusal;
-use super::set::since_epoch;
+use super::set::{Set, Unverified, since_epoch};
 use super::transmitter::Transmitter;
 use crate::config::{Config, TransmitterConfig, parse};
 
@@ -755,4 +757,32 @@ async fn an_event_that_cannot_be_kept_is_not_acknowledged_and_may_be_sent_again(
     std::fs::remove_dir(&path).unwrap();
     assert_eq!(receiver.receive(&revoked).await, Ok(Verdict::Effect));
     assert_eq!(receiver.receive(&revoked).await, Ok(Verdict::Replayed));
+}
+
+/// What a token says, by the rules that hold without a receiver.
+fn read(token: &[u8], keys: &KeySet, config: &TransmitterConfig) -> Result<Set, Refusal> {
+    let token = Unverified::read(token, &config.algorithms)?;
+    token.verify(keys)?.check(config, SystemTime::now())
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_no_token(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let (key, config) = (Signer::p256(), config(Path::new("/")).signals.ssf[0].clone());
+        let keys = KeySet::parse(key_set(&[key.jwk("k1")]).as_bytes()).unwrap();
+        prop_assert!(read(&bytes, &keys, &config).is_err());
+        let _ = KeySet::parse(&bytes);
+    }
+
+    #[test]
+    fn rejects_a_token_of_which_one_byte_is_another(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let (key, config) = (Signer::p256(), config(Path::new("/")).signals.ssf[0].clone());
+        let keys = KeySet::parse(key_set(&[key.jwk("k1")]).as_bytes()).unwrap();
+        let mut token = token(&key, "a", REVOKED, json!({})).into_bytes();
+        prop_assert!(read(&token, &keys, &config).is_ok());
+        let place = at.index(token.len());
+        prop_assume!(token[place] != byte);
+        token[place] = byte;
+        prop_assert!(read(&token, &keys, &config).is_err());
+    }
 }

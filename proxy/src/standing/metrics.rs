@@ -35,6 +35,7 @@ pub(crate) struct StandingFamilies {
     quarantines: Gauge,
     revocations: Gauge,
     ratings: Gauge,
+    leases_reviewed: Counter,
     leases_ended: Family<TriggerLabels, Counter>,
     alerts: Family<AlertLabels, Counter>,
     store: StoreMetrics,
@@ -61,6 +62,11 @@ impl StandingFamilies {
             "wayleave_risk_ratings",
             "Principals that are rated",
             self.ratings.clone(),
+        );
+        registry.register(
+            "wayleave_leases_reviewed",
+            "Times that an open call was decided again",
+            self.leases_reviewed.clone(),
         );
         registry.register(
             "wayleave_leases_ended",
@@ -95,6 +101,10 @@ impl StandingFamilies {
         self.quarantines.set(count(known.quarantines.len()));
         self.revocations.set(count(known.revocations.len()));
         self.ratings.set(count(known.risks.len()));
+    }
+
+    pub(crate) fn lease_reviewed(&self) {
+        self.leases_reviewed.inc();
     }
 
     pub(crate) fn lease_ended(&self, trigger: Trigger) {

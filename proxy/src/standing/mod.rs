@@ -174,6 +174,11 @@ impl Standing {
         self.metrics.standing().known(&self.principals.known());
     }
 
+    /// Counts an open call that was decided again.
+    pub(crate) fn lease_reviewed(&self) {
+        self.metrics.standing().lease_reviewed();
+    }
+
     /// Every change that is made here from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.made.subscribe()
