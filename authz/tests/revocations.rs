@@ -125,7 +125,7 @@ fn once_a_revocation_is_said_no_call_begins_and_none_that_began_is_left_alone() 
         let left = open.iter().filter(|call| !call.is_ended()).count();
         assert_eq!(left, 0, "of {} calls in round {number}", open.len());
         began += open.len();
-        principals.apply(&reinstatement(subject())).unwrap();
+        principals.say(reinstatement(subject())).unwrap();
         assert!(begin(&connected).is_some(), "round {number}");
     }
     assert!(began > 0, "nothing began before it was revoked");
@@ -160,6 +160,6 @@ fn a_principal_that_is_forgotten_and_found_again_meanwhile_is_revoked_all_the_sa
             revoked.store(true, Ordering::SeqCst);
         });
         let subject = Revoked::Principal(CART.into());
-        principals.apply(&reinstatement(subject)).unwrap();
+        principals.say(reinstatement(subject)).unwrap();
     }
 }
