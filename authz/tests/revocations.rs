@@ -117,7 +117,7 @@ fn once_a_revocation_is_said_no_call_begins_and_none_that_began_is_left_alone() 
             start.wait();
             // At another moment of the race each time.
             (0..number % 64).for_each(|_| thread::yield_now());
-            principals.apply(&revocation(subject())).unwrap();
+            principals.say(revocation(subject())).unwrap();
             round.said.store(true, Ordering::SeqCst);
         });
         assert_eq!(round.late.load(Ordering::SeqCst), 0, "round {number}");
@@ -125,7 +125,7 @@ fn once_a_revocation_is_said_no_call_begins_and_none_that_began_is_left_alone() 
         let left = open.iter().filter(|call| !call.is_ended()).count();
         assert_eq!(left, 0, "of {} calls in round {number}", open.len());
         began += open.len();
-        principals.apply(&reinstatement(subject())).unwrap();
+        principals.say(reinstatement(subject())).unwrap();
         assert!(begin(&connected).is_some(), "round {number}");
     }
     assert!(began > 0, "nothing began before it was revoked");
@@ -156,10 +156,10 @@ fn a_principal_that_is_forgotten_and_found_again_meanwhile_is_revoked_all_the_sa
             });
             thread::yield_now();
             let subject = Revoked::Principal(CART.into());
-            principals.apply(&revocation(subject)).unwrap();
+            principals.say(revocation(subject)).unwrap();
             revoked.store(true, Ordering::SeqCst);
         });
         let subject = Revoked::Principal(CART.into());
-        principals.apply(&reinstatement(subject)).unwrap();
+        principals.say(reinstatement(subject)).unwrap();
     }
 }
