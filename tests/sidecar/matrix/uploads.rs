@@ -45,6 +45,7 @@ impl Sending {
         assert_eq!(end, "RST_STREAM");
         assert!(self.application.got() <= self.client.sent());
         // An answer that is not read is open for as long as its caller keeps it so.
+        self.client.finish();
         drop(self.response);
         let record = self
             .world
