@@ -39,7 +39,7 @@ impl Sending {
         }
     }
 
-    async fn is_cut(self) {
+    async fn expect_cut(self) {
         Trigger::Quarantine.pull(&self.world).await;
         let end = self.application.until_ended("the request").await;
         assert_eq!(end, "RST_STREAM");
@@ -58,7 +58,7 @@ impl Sending {
 #[tokio::test]
 async fn a_caller_that_does_not_read_its_answer_cannot_go_on_sending() {
     let sending = Sending::begin("flood").await;
-    sending.is_cut().await;
+    sending.expect_cut().await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_caller_that_was_answered_already_cannot_go_on_sending() {
         .application
         .until_got(10, "what is sent after the answer")
         .await;
-    sending.is_cut().await;
+    sending.expect_cut().await;
 }
 
 #[tokio::test]
