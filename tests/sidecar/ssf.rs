@@ -30,7 +30,7 @@ use crate::support::tool;
 use crate::support::upstream::{Speaks, Upstream};
 use crate::support::{eventually, within};
 
-const REVOKED: &str = "session-revoked";
+pub(super) const REVOKED: &str = "session-revoked";
 const RISK: &str = "risk-level-change";
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
@@ -38,21 +38,21 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// Somebody who signs events.
-struct Signer(EcdsaKeyPair);
+pub(super) struct Signer(EcdsaKeyPair);
 
 impl Signer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
-    fn key_set(&self) -> String {
+    pub(super) fn key_set(&self) -> String {
         let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
         let (x, y) = (b64(x), b64(y));
         json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k1", "x": x, "y": y}]}).to_string()
     }
 
     /// An event about a workload.
-    fn token(&self, jti: &str, event: &str, about: &str, content: Value) -> String {
+    pub(super) fn token(&self, jti: &str, event: &str, about: &str, content: Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let event = format!("https://schemas.openid.net/secevent/caep/event-type/{event}");
         let claims = json!({
@@ -98,7 +98,7 @@ fn setup(upstream: impl ToString, signer: &Signer, way: &str) -> Setup {
     setup
 }
 
-const PUSH: &str = "push: { listen: '127.0.0.1:0', path: /ssf/idp, token_file: token, tls: { certificate: own/svid.pem, key: own/key.pem } }";
+pub(super) const PUSH: &str = "push: { listen: '127.0.0.1:0', path: /ssf/idp, token_file: token, tls: { certificate: own/svid.pem, key: own/key.pem } }";
 
 /// Where events are pushed to, as the sidecar has logged it.
 async fn push_url(sidecar: &Sidecar) -> String {
@@ -136,7 +136,7 @@ const SET: [&str; 4] = [
     "authorization: Bearer s3cret",
 ];
 
-async fn push(sidecar: &Sidecar, token: &str) -> (u16, String, String) {
+pub(super) async fn push(sidecar: &Sidecar, token: &str) -> (u16, String, String) {
     curl(sidecar, &push_url(sidecar).await, token, &SET).await
 }
 

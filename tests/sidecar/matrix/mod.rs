@@ -221,6 +221,11 @@ async fn a_revoked_principal() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_said_to_be_revoked() {
+    row(Trigger::SecurityEvent).await;
+}
+
+#[tokio::test]
 async fn a_quarantine() {
     row(Trigger::Quarantine).await;
 }

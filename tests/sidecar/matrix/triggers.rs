@@ -9,6 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Fate;
 use super::calls::{Kind, Whose};
 use super::world::{ALL, Beginning, ENTITIES, Papers, World, replace};
+use crate::sidecar::ssf::{PUSH, REVOKED, push};
 use crate::support::eventually;
 use crate::support::pki::workload;
 
@@ -20,11 +21,23 @@ pub(super) enum Trigger {
     RevocationList,
     TrustDomainRemoved,
     Revocation,
+    SecurityEvent,
     Risk,
     Quarantine,
     Time,
     Reauthorize,
 }
+
+/// Somebody whose security events are believed.
+const TRANSMITTER: &str = "signals:
+  state_dir: state
+  ssf:
+    - name: idp
+      issuer: https://idp.example
+      audience: [urn:orders]
+      jwks: jwks.json
+      trust_domains: [test.example]
+";
 
 /// Nobody in it yet.
 const NOBODY: &str = "groups: { suspended: [], closed: [] }\n";
@@ -58,8 +71,9 @@ impl Trigger {
             policy: format!("{ALL}{BY_GROUP}{BY_RISK}"),
             entities: NOBODY,
             keys: match self {
-                Self::Reauthorize => "signals: { reauthorize_every: 1s }",
-                _ => "",
+                Self::Reauthorize => "signals: { reauthorize_every: 1s }".to_owned(),
+                Self::SecurityEvent => format!("{TRANSMITTER}      {PUSH}\n"),
+                _ => String::new(),
             },
         }
     }
@@ -68,7 +82,7 @@ impl Trigger {
     pub(super) fn fate(self, kind: Kind, whose: Whose) -> Fate {
         let lease = match self {
             Self::PolicyChange | Self::EntityChange => "policy_change",
-            Self::Revocation => "revocation",
+            Self::Revocation | Self::SecurityEvent => "revocation",
             Self::Risk => "risk",
             Self::Quarantine => "quarantine",
             Self::Time => "time",
@@ -80,7 +94,7 @@ impl Trigger {
         match whose {
             Whose::Hit => Fate::Lease(lease),
             // Who is revoked is revoked everywhere.
-            Whose::Other if self == Self::Revocation && kind.is_outbound() => Fate::Lease(lease),
+            Whose::Other if lease == "revocation" && kind.is_outbound() => Fate::Lease(lease),
             Whose::Other => Fate::GoesOn,
         }
     }
@@ -99,6 +113,13 @@ impl Trigger {
             Self::Revocation => {
                 for principal in [&world.hit, &workload("app")] {
                     world.operator(&["revoke", "principal", principal]).await;
+                }
+            }
+            Self::SecurityEvent => {
+                for about in ["hit", "app"] {
+                    let reason = serde_json::json!({});
+                    let token = world.signer.token(about, REVOKED, about, reason);
+                    assert_eq!(push(&world.sidecar, &token).await.0, 202);
                 }
             }
             Self::Risk => {

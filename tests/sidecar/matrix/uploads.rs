@@ -39,12 +39,13 @@ impl Sending {
         }
     }
 
-    async fn until_cut(self) {
+    async fn expect_cut(self) {
         Trigger::Quarantine.pull(&self.world).await;
         let end = self.application.until_ended("the request").await;
         assert_eq!(end, "RST_STREAM");
         assert!(self.application.got() <= self.client.sent());
         // An answer that is not read is open for as long as its caller keeps it so.
+        self.client.finish();
         drop(self.response);
         let record = self
             .world
@@ -57,7 +58,7 @@ impl Sending {
 #[tokio::test]
 async fn a_caller_that_does_not_read_its_answer_cannot_go_on_sending() {
     let sending = Sending::begin("flood").await;
-    sending.until_cut().await;
+    sending.expect_cut().await;
 }
 
 #[tokio::test]
@@ -69,7 +70,7 @@ async fn a_caller_that_was_answered_already_cannot_go_on_sending() {
         .application
         .until_got(10, "what is sent after the answer")
         .await;
-    sending.until_cut().await;
+    sending.expect_cut().await;
 }
 
 #[tokio::test]

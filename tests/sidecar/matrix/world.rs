@@ -7,6 +7,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::applications::Applications;
 use super::calls::Whose;
+use crate::sidecar::ssf::Signer;
 use crate::support::client;
 use crate::support::mesh::outbound;
 use crate::support::pki::{Ca, Credentials, Leaf, workload};
@@ -45,7 +46,7 @@ pub(super) struct Beginning {
     /// The entities file.
     pub(super) entities: &'static str,
     /// More top-level keys of the configuration.
-    pub(super) keys: &'static str,
+    pub(super) keys: String,
 }
 
 pub(super) struct World {
@@ -54,6 +55,8 @@ pub(super) struct World {
     /// The name of who is hit.
     pub(super) hit: String,
     pub(super) proxy: SocketAddr,
+    /// Who signs security events.
+    pub(super) signer: Signer,
     credentials: [Credentials; 2],
     bundle: Vec<u8>,
     listeners: [(&'static str, SocketAddr); 3],
@@ -65,10 +68,13 @@ impl World {
         let mut setup = Setup::new("127.0.0.1:9");
         setup.write_policy(&beginning.policy);
         replace(&setup, ENTITIES, beginning.entities);
+        let signer = Signer::new();
+        std::fs::write(setup.path("jwks.json"), signer.key_set()).unwrap();
+        std::fs::write(setup.path("token"), "s3cret\n").unwrap();
         let partner = Ca::of("partner.example");
         std::fs::write(setup.path("partner.pem"), partner.pem()).unwrap();
         replace(&setup, "revoked.pem", &setup.ca.revocation_list(1, &[]));
-        setup.text = Some(file(&applications, beginning.keys));
+        setup.text = Some(file(&applications, &beginning.keys));
         let bundle = setup.ca.pem().into_bytes();
         let other = setup.caller("other");
         let sidecar = setup.start().await;
@@ -85,6 +91,7 @@ impl World {
             applications,
             hit,
             proxy,
+            signer,
             credentials: [papers, other],
             bundle,
             listeners,
