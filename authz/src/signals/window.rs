@@ -180,11 +180,11 @@ impl Window {
         }
     }
 
-    /// Puts a mark into the ring, unless a later one is there.
+    /// Puts a mark into the ring, unless it or a later one is there.
     fn keep(&self, word: u64, bucket: i64) {
         let slot = self.slot(bucket);
         let mut there = slot.load(Ordering::Acquire);
-        while self.unpack(there, bucket).bucket < bucket {
+        while self.is_before(self.unpack(there, bucket).bucket, bucket) {
             let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
             match slot.compare_exchange(there, word, success, failure) {
                 Ok(_) => return,
@@ -257,7 +257,13 @@ impl Window {
     /// The mark at the place of a bucket: its own or an earlier one; none where a later one is.
     fn mark(&self, bucket: i64) -> Option<Mark> {
         let mark = self.unpack(self.slot(bucket).load(Ordering::Acquire), bucket);
-        (mark.bucket <= bucket).then_some(mark)
+        (mark.bucket == bucket || self.is_before(mark.bucket, bucket)).then_some(mark)
+    }
+
+    /// Whether a mark of the ring, read before, is of an earlier bucket. One that seems to be later
+    /// than the latest is so old that the numbers of buckets have begun again since.
+    fn is_before(&self, mark: i64, bucket: i64) -> bool {
+        mark < bucket || mark > self.head(bucket).bucket
     }
 
     fn head(&self, near: i64) -> Mark {

@@ -168,6 +168,26 @@ fn after_an_idle_span_of_any_length_nothing_is_left() {
     }
 }
 
+#[test]
+fn a_place_that_was_not_used_since_the_numbers_of_buckets_began_again_is_used() {
+    for span in SPANS {
+        // The places of a new ring have marks of 128 buckets before.
+        let cycle = 1 << span.bucket_bits();
+        for ahead in 1..4 * RING as u64 {
+            let window = Window::new(span, 0);
+            let far = (cycle - 2 * RING as u64 - ahead) * span.width();
+            // Half of the way, so that no two events are too far apart.
+            window.count(1, far / 2);
+            let told = [far, far + span.width()].map(|now| window.count(1, now));
+            assert_eq!(
+                (told, window.value(far + span.width())),
+                ([1, 2], 2),
+                "{ahead}"
+            );
+        }
+    }
+}
+
 const THREADS: u64 = 8;
 const EVENTS: u64 = 10_000;
 
