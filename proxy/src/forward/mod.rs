@@ -13,6 +13,7 @@ mod forwarding;
 pub(crate) mod headers;
 mod health_check;
 mod holding;
+mod last_words;
 pub(crate) mod metrics;
 mod opening;
 mod outgoing;

@@ -12,6 +12,7 @@ use super::{Answer, Unanswered, copy};
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::forward::circuit::Admission;
 use crate::forward::error::ForwardError;
+use crate::forward::last_words::LastWords;
 use crate::forward::request_body::RequestBody;
 use crate::forward::times::Alarm;
 use crate::forward::tunnel::Bytes;
@@ -158,7 +159,7 @@ impl Slot {
                             .await?
                             .speaks(UpstreamProtocol::Http1)?;
                         let (sender, connection) = builder(&self.upstream.config)
-                            .handshake(TokioIo::new(dialed.stream))
+                            .handshake(TokioIo::new(LastWords::of(dialed.stream)))
                             .await
                             .map_err(ForwardError::Handshake)?;
                         tokio::spawn(async move {
