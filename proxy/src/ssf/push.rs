@@ -185,9 +185,11 @@ impl Server {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let asked = request.uri().path();
         let Some(way) = self.ways.iter().find(|way| way.path == asked) else {
+            drain(request).await;
             return empty(StatusCode::NOT_FOUND);
         };
         if request.method() != Method::POST {
+            drain(request).await;
             let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
             let headers = answer.headers_mut();
             headers.insert(ALLOW, HeaderValue::from_static("POST"));
@@ -239,6 +241,11 @@ impl Way {
         }
         body.map_err(|_| Refusal::Slow)?
     }
+}
+
+/// Reads a body that nobody wants: an answer that comes before its end reaches few clients.
+async fn drain(request: Request<Incoming>) {
+    let _ = tokio::time::timeout(PATIENCE, read_body(request.into_body())).await;
 }
 
 /// Reads a body, and no more of one that is too large than it takes to say so.
