@@ -12,6 +12,7 @@ mod limits;
 mod merge;
 mod others;
 mod principals;
+mod serials;
 mod signal;
 mod standing;
 mod values;

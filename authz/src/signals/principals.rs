@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::behaviour::{Behaviour, Shared};
 use super::ledger::{Concerned, Ledger, Merged, StandingError};
+use super::serials::Serials;
 use super::standing::{Change, Known};
 
 /// How many parts the table has, each with a lock of its own.
@@ -31,8 +32,7 @@ pub struct Principals {
     max_per_shard: usize,
     shared: Arc<Shared>,
     ledger: Mutex<Ledger>,
-    /// Most often none, so that calls need not look.
-    revoked_serials: AtomicUsize,
+    serials: Serials,
 }
 
 impl Principals {
@@ -45,7 +45,7 @@ impl Principals {
             max_per_shard: max_principals.div_ceil(SHARDS),
             shared: Arc::new(Shared::new()),
             ledger: Mutex::default(),
-            revoked_serials: AtomicUsize::new(0),
+            serials: Serials::new(),
         }
     }
 
@@ -147,9 +147,8 @@ impl Principals {
         match &merged.concerned {
             Concerned::Nobody => {}
             Concerned::Principal(principal) => self.tell(ledger, principal),
-            Concerned::Serial(_) => {
-                let count = ledger.revoked_serials();
-                self.revoked_serials.store(count, Ordering::Release);
+            Concerned::Serial(serial) => {
+                self.serials.set(serial, ledger.is_serial_revoked(serial));
             }
         }
         Ok(merged)
@@ -171,11 +170,11 @@ impl Principals {
         lock(&self.ledger).next_end()
     }
 
-    /// Whether an SVID with this serial number is revoked. Costs one load where none is.
+    /// Whether an SVID with the serial number that `serial` tells is revoked. Takes no lock, and
+    /// does not ask for the number where none is.
     #[must_use]
-    pub fn is_serial_revoked(&self, serial: impl FnOnce() -> String) -> bool {
-        self.revoked_serials.load(Ordering::Acquire) > 0
-            && lock(&self.ledger).is_serial_revoked(&serial())
+    pub fn is_serial_revoked<'a>(&self, serial: impl FnOnce() -> &'a str) -> bool {
+        !self.serials.is_empty() && self.serials.contains(serial())
     }
 
     /// Everything that is known.
@@ -281,7 +280,7 @@ mod tests {
         principals
             .apply(&revoked(Revoked::Serial("1f".into())))
             .unwrap();
-        assert!(principals.is_serial_revoked(|| "1f".to_owned()));
-        assert!(!principals.is_serial_revoked(|| "2f".to_owned()));
+        assert!(principals.is_serial_revoked(|| "1f"));
+        assert!(!principals.is_serial_revoked(|| "2f"));
     }
 }

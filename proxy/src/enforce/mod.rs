@@ -97,7 +97,7 @@ impl Enforcer {
             port,
         };
         let began = Instant::now();
-        let stands = self.stands(&asked, behaviour, entry.time());
+        let stands = self.stands(&asked, &origin.calls, entry.time());
         seen.risk = stands.risk;
         let (resource, method) = (resource(&asked), call.method().map(Method::as_str));
         let reads = engine.signals_read();
@@ -155,7 +155,7 @@ impl Enforcer {
             return Again::Denied;
         };
         let (headers, now) = (headers.recall(), SystemTime::now());
-        let stands = self.stands(&asked, entry.calls().behaviour(), now);
+        let stands = self.stands(&asked, entry.calls(), now);
         let signals = Self::signals_again(&engine, entry);
         let Some(decision) = self.decide(&engine, &asked, &stands, &headers, &signals, now) else {
             return Again::Denied;

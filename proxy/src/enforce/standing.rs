@@ -1,16 +1,14 @@
 //! What stands against a caller, looked at before any policy is asked.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use wayleave_authz::signals::{Behaviour, Change, Origin, Quarantine, RiskLevel, Scope};
+use wayleave_authz::signals::{Change, Origin, Quarantine, RiskLevel, Scope};
 use wayleave_authz::{Decision, QuarantineScope, ReasonCode};
-use wayleave_certs::Peer;
 
 use super::Enforcer;
 use crate::denial::Denial;
-use crate::record::{Asked, Entry};
-use crate::standing::{canonical_serial, now_ms};
+use crate::record::{Asked, Calls, Entry};
+use crate::standing::now_ms;
 
 /// What stands against the caller of one call.
 #[derive(Debug)]
@@ -48,17 +46,12 @@ impl Refusal {
 
 impl Enforcer {
     /// What stands against a caller at a moment.
-    pub(super) fn stands(
-        &self,
-        asked: &Asked<'_>,
-        behaviour: Option<&Arc<Behaviour>>,
-        now: SystemTime,
-    ) -> Stands {
+    pub(super) fn stands(&self, asked: &Asked<'_>, calls: &Calls, now: SystemTime) -> Stands {
         let mut stands = Stands {
             refusal: None,
             risk: RiskLevel::None,
         };
-        if let Some(behaviour) = behaviour {
+        if let Some(behaviour) = calls.behaviour() {
             let against = behaviour.against();
             stands.risk = against.risk;
             if against.revoked {
@@ -74,7 +67,10 @@ impl Enforcer {
             }
         }
         if let Some(peer) = asked.caller.peer()
-            && self.is_serial_revoked(peer)
+            && self
+                .standing
+                .principals()
+                .is_serial_revoked(|| calls.serial(peer))
         {
             stands.refusal = Some(Refusal::Revoked);
         }
@@ -107,13 +103,5 @@ impl Enforcer {
         };
         // What cannot be kept is told; this call is denied in any case.
         let _ = self.standing.say(Change::Quarantined(quarantine));
-    }
-
-    fn is_serial_revoked(&self, peer: &Peer) -> bool {
-        let principals = self.standing.principals();
-        principals.is_serial_revoked(|| {
-            let serial = canonical_serial(&peer.serial_hex());
-            serial.map(String::from).unwrap_or_default()
-        })
     }
 }

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use wayleave_authz::signals::Behaviour;
+use wayleave_certs::Peer;
 
 use super::Failure;
 use super::ending::Ending;
 use crate::admission::{Excess, Place};
 use crate::flow::Flow;
+use crate::standing::canonical_serial;
 
 /// Shared by a connection and the records of its calls.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Calls {
     place: Place,
     /// What is known of the caller; none while nobody can be named.
     behaviour: Option<Arc<Behaviour>>,
+    /// That of the caller's SVID, once somebody has asked for it.
+    serial: OnceLock<Box<str>>,
     flow: Flow,
     ending: Ending,
 }
@@ -31,6 +35,7 @@ impl Calls {
             cut: OnceLock::new(),
             place,
             behaviour,
+            serial: OnceLock::new(),
             flow: Flow::default(),
             ending: Ending::default(),
         }
@@ -39,6 +44,14 @@ impl Calls {
     /// What is known of the caller.
     pub(crate) fn behaviour(&self) -> Option<&Arc<Behaviour>> {
         self.behaviour.as_ref()
+    }
+
+    /// The serial number of the SVID that the caller has shown, as revocations write it.
+    pub(crate) fn serial(&self, peer: &Peer) -> &str {
+        self.serial.get_or_init(|| {
+            // A certificate has one: it was verified.
+            canonical_serial(&peer.serial_hex()).unwrap_or_default()
+        })
     }
 
     /// What moves on the connection.
