@@ -113,6 +113,12 @@ impl Papers {
         Ok("policy.cedar, many.cedar")
     }
 
+    /// Writes policies beside the one rule that read signals and deny nobody.
+    pub(crate) fn signal_policies(&self) -> Result<&'static str> {
+        self.place(SIGNALS, SIGNAL_POLICIES)?;
+        Ok("policy.cedar, signals.cedar")
+    }
+
     /// Writes the sidecar's configuration, with its decision records going to `decisions`.
     pub(crate) fn config(
         &self,
@@ -135,6 +141,22 @@ impl Papers {
         Ok(path)
     }
 }
+
+/// The file of the policies that read signals.
+const SIGNALS: &str = "signals.cedar";
+const SIGNAL_POLICIES: &str = r#"
+@id("slow-down") @status("429")
+forbid (principal, action, resource)
+when { context.signals.calls_per_second > 1000000000 };
+
+@id("no-sweeping") @quarantine("60s")
+forbid (principal, action, resource)
+when { context.signals.endpoints_per_minute > 1000000 || context.signals.denials_per_minute > 1000000 };
+
+@id("not-so-much")
+forbid (principal, action, resource)
+when { context.signals.bytes_out_per_hour > 1000000000000 };
+"#;
 
 /// The file of the policies beside the one rule.
 const MANY: &str = "many.cedar";

@@ -27,7 +27,7 @@ fn colour(kind: Kind) -> RGBColor {
     match kind {
         Kind::Straight => RGBColor(150, 150, 150),
         Kind::Bare => RGBColor(90, 90, 90),
-        Kind::Sidecar | Kind::SidecarOf(_) => RGBColor(0, 114, 178),
+        Kind::Sidecar | Kind::SidecarOf(_) | Kind::SidecarSignals => RGBColor(0, 114, 178),
         Kind::SidecarRecording => RGBColor(86, 180, 233),
         Kind::Peer(Peer::Envoy) => RGBColor(213, 94, 0),
         Kind::Peer(Peer::Nginx) => RGBColor(0, 158, 115),

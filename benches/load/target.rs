@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     SidecarRecording,
     /// The sidecar, its records off, with so many policies in place of one.
     SidecarOf(usize),
+    /// The sidecar, its records off, with policies that read signals of the caller.
+    SidecarSignals,
     /// Somebody else's proxy.
     Peer(Peer),
 }
@@ -60,6 +62,7 @@ impl fmt::Display for Kind {
             Self::Straight => "straight to the upstream",
             Self::Bare => "bare proxy",
             Self::Sidecar => "wayleave, records off",
+            Self::SidecarSignals => "wayleave, signals on",
             Self::SidecarRecording => "wayleave, records to a file",
             Self::Peer(peer) => peer.name(),
         })
@@ -89,12 +92,14 @@ impl Stage {
         ours.into_iter().chain(peers).collect()
     }
 
-    /// Everything whose requests are measured: the sidecar by its number of policies as well.
+    /// Everything whose requests are measured: the sidecar by its number of policies as well, and
+    /// with signals.
     pub(crate) fn crowd(&self) -> Vec<Kind> {
         let mut kinds = self.kinds();
         let after = kinds.iter().position(|kind| *kind == Kind::Sidecar);
         let at = after.map_or(kinds.len(), |at| at + 1);
-        kinds.splice(at..at, POLICIES.map(Kind::SidecarOf));
+        let ours = POLICIES.map(Kind::SidecarOf).into_iter();
+        kinds.splice(at..at, ours.chain([Kind::SidecarSignals]));
         kinds
     }
 
@@ -210,6 +215,10 @@ async fn proxy(
         Kind::SidecarOf(policies) => {
             let many = stage.papers.many_policies(policies)?;
             recording("off", allowance.with(many)).await
+        }
+        Kind::SidecarSignals => {
+            let reading = stage.papers.signal_policies()?;
+            recording("off", allowance.with(reading)).await
         }
         Kind::SidecarRecording => recording("file:log/decisions.jsonl", allowance).await,
         Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
