@@ -1,7 +1,7 @@
 //! What the caller is told when an allowed call meets an upstream in trouble.
 
 use http_body_util::BodyExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::client;
@@ -195,4 +195,34 @@ async fn an_answer_without_a_body_stays_one() {
         let told = http2.send(client::get(&sidecar.url("/"))).await;
         assert_eq!((told.status.as_u16(), told.body.len()), (status, 0));
     }
+}
+
+/// A server that answers one call on a connection, takes the next one and closes instead.
+async fn closes_early() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
+                stream.write_all(answer).await.unwrap();
+                let _ = stream.read(&mut head).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_early_costs_one_call_that_may_be_sent_again() {
+    let sidecar = Setup::new(closes_early().await).start().await;
+    let mut caller = sidecar.http1("frontend").await;
+    let mut lost = 0;
+    for _ in 0..40 {
+        let answer = caller.send(client::get("/")).await;
+        lost += u32::from(answer.status == 502);
+    }
+    assert_eq!(lost, 1, "only the call that finds out is lost");
 }

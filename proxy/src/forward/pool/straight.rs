@@ -77,8 +77,9 @@ impl AtHand {
         request: Request<RequestBody>,
         now: Instant,
     ) -> Straight<impl Future<Output = Sent> + Send + use<>> {
-        let stale = self.idle.is_stale(now) && request.method().is_idempotent();
-        let spare = stale.then(|| copy(&request)).flatten().map(Box::new);
+        let stale = self.idle.is_stale(now) || self.slot.is_wary();
+        let spare = stale && request.method().is_idempotent();
+        let spare = spare.then(|| copy(&request)).flatten().map(Box::new);
         let mut kept = self.idle.kept;
         Straight {
             sending: kept.sender.try_send_request(request),
@@ -140,6 +141,7 @@ impl Slot {
         mut error: TrySendError<Request<RequestBody>>,
         spare: Option<Box<Request<RequestBody>>>,
     ) -> Unanswered {
+        self.found_dead();
         let unsent = error.take_message();
         let unanswered = Unanswered {
             error: ForwardError::Broke(error.into_error()),
