@@ -131,6 +131,17 @@ fn a_policy_that_is_left_to_cedar_reads_what_it_names_or_everything() {
 }
 
 #[test]
+fn a_signal_that_there_is_not_is_told_once_whatever_the_scope_admits() {
+    let condition = "context.signals.calls_per_minit > 5";
+    let errors = Engine::load(&inputs(&forbid(condition))).unwrap_err();
+    let [problem] = errors.problems() else {
+        panic!("{errors}");
+    };
+    let help = problem.help_text().unwrap_or_default();
+    assert!(help.contains("did you mean `calls_per_minute`?"), "{help}");
+}
+
+#[test]
 fn a_level_of_risk_that_there_is_not_is_refused_with_its_place() {
     for (condition, word, help) in [
         (

@@ -102,5 +102,16 @@ pub(super) fn settle(mut found: Vec<Problem>) -> Vec<Problem> {
     found.retain(|problem| Some(follows(problem).unwrap_or(2)) == least);
     found.sort_by_key(|problem| problem.to_string());
     found.dedup_by_key(|problem| problem.to_string());
+    without_what_nothing_has(&mut found);
     found
+}
+
+/// What is found nowhere is no affair of TCP connections, whose remedy would mislead.
+fn without_what_nothing_has(found: &mut Vec<Problem>) {
+    let nowhere: Vec<String> = found
+        .iter()
+        .filter_map(|problem| problem.message().strip_suffix(" in context not found"))
+        .map(|what| format!("{what} in context for Action::\"tcp:connect\" not found"))
+        .collect();
+    found.retain(|problem| !nowhere.iter().any(|told| told == problem.message()));
 }
