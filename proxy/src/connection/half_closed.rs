@@ -26,8 +26,9 @@ impl UntilAnswered {
         Self { stream, connection }
     }
 
-    /// Cuts a connection that was upgraded to something else, as [`Stream::reset`]; one of HTTP/2
-    /// is a stream of a connection that goes on.
+    /// Cuts a connection that was upgraded to something else, as
+    /// [`reset`](crate::stream::Stream::reset) does it; one of HTTP/2 is a stream of a connection
+    /// that goes on.
     pub(super) fn reset(upgraded: Upgraded) {
         if let Ok(parts) = upgraded.downcast::<TokioIo<Self>>() {
             parts.io.into_inner().stream.reset();
