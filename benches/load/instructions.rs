@@ -33,7 +33,12 @@ pub(crate) const PLANS: [Plan; 2] = [
         streams: 1,
     },
 ];
-const KINDS: [Kind; 3] = [Kind::Bare, Kind::Sidecar, Kind::SidecarRecording];
+const KINDS: [Kind; 4] = [
+    Kind::Bare,
+    Kind::Sidecar,
+    Kind::SidecarSignals,
+    Kind::SidecarRecording,
+];
 
 /// Counts, and prints a table.
 pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
@@ -71,6 +76,7 @@ pub(crate) fn name(plan: Plan, kind: Kind) -> String {
     };
     let kind = match kind {
         Kind::Bare => "bare",
+        Kind::SidecarSignals => "signals",
         Kind::SidecarRecording => "recording",
         _ => "wayleave",
     };
