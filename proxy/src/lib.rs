@@ -47,6 +47,7 @@ mod route;
 mod sockets;
 mod ssf;
 mod standing;
+mod state_file;
 mod stream;
 mod trust;
 mod unix_socket;

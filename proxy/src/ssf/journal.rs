@@ -1,19 +1,14 @@
 //! Keeps which tokens were taken in a file of the state directory: one batch of tokens a line,
 //! appended and synced before any of them is acknowledged.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
-use wayleave_certs::disk;
+use std::io;
+use std::path::Path;
 
 use super::ledger::{Entry, Ledger};
+use crate::state_file::{StateFile, StateFileError};
 
 /// The file's name in the state directory.
 const NAME: &str = "ssf.jsonl";
-/// What would be read at a start, at most.
-const LARGEST: u64 = 1 << 30;
 /// Tokens on one line of a file that was written anew.
 const BATCH: usize = 64;
 /// Tokens in the file from which on it may be written anew, when half of them are not needed.
@@ -22,7 +17,7 @@ const WORTH_IT: usize = 10_000;
 /// The file.
 #[derive(Debug)]
 pub(super) struct Journal {
-    path: PathBuf,
+    file: StateFile,
     /// How many tokens are in it.
     entries: usize,
 }
@@ -30,12 +25,8 @@ pub(super) struct Journal {
 /// Why the journal cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
-    #[error("cannot use `{path}`; check signals.state_dir and its permissions")]
-    File {
-        path: String,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] StateFileError),
     #[error(
         "line {line} of `{path}` is not what this version writes; correct it, or move the file \
          away to forget which events were taken"
@@ -54,18 +45,11 @@ impl Journal {
     /// # Errors
     /// When it cannot be read or written, or has a line that is none, the last one apart.
     pub(super) fn open(folder: &Path, now: u64) -> Result<(Self, Ledger), JournalError> {
-        let path = folder.join(NAME);
-        let failed = |source| JournalError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let ledger = read(&path)?;
-        let mut journal = Self {
-            path: path.clone(),
-            entries: 0,
-        };
-        journal.rewrite(&ledger, now).map_err(failed)?;
+        let (file, text) = StateFile::open(folder, NAME)?;
+        let ledger = parse(&text, file.path())?;
+        let mut journal = Self { file, entries: 0 };
+        let rewritten = journal.rewrite(&ledger, now);
+        rewritten.map_err(|error| journal.file.unusable(error))?;
         Ok((journal, ledger))
     }
 
@@ -74,21 +58,7 @@ impl Journal {
         if batch.is_empty() {
             return Ok(());
         }
-        // Opened anew each time: another process may have replaced the file.
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
-        let before = file.metadata()?.len();
-        let written = file
-            .write_all(&line(batch)?)
-            .and_then(|()| file.sync_data());
-        if written.is_err() {
-            // What comes next must not stand behind half a line.
-            let _ = file.set_len(before);
-        }
-        written?;
+        self.file.append(&line(batch)?)?;
         self.entries += batch.len();
         Ok(())
     }
@@ -107,10 +77,9 @@ impl Journal {
         for batch in entries.chunks(BATCH) {
             text.extend(line(batch)?);
         }
-        disk::write_atomic(&self.path, &text, 0o600)?;
+        self.file.replace(&text)?;
         self.entries = entries.len();
-        let folder = self.path.parent();
-        folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        Ok(())
     }
 }
 
@@ -120,22 +89,10 @@ fn line(batch: &[Entry]) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// What the file remembers. A last line that was not written whole is none: nobody was told that
-/// it was taken.
-fn read(path: &Path) -> Result<Ledger, JournalError> {
-    let failed = |source| JournalError::File {
-        path: path.display().to_string(),
-        source,
-    };
+/// What the text of the file at `path` remembers. A last line that was not written whole is none:
+/// nobody was told that it was taken.
+fn parse(text: &[u8], path: &Path) -> Result<Ledger, JournalError> {
     let mut ledger = Ledger::default();
-    let text = match fs::metadata(path) {
-        Ok(found) if found.len() > LARGEST => {
-            return Err(failed(io::Error::other("the file is larger than 1 GiB")));
-        }
-        Ok(_) => fs::read(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ledger),
-        Err(error) => return Err(failed(error)),
-    };
     let mut lines = text.split(|byte| *byte == b'\n').enumerate().peekable();
     while let Some((index, line)) = lines.next() {
         if line.is_empty() {

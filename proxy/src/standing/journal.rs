@@ -1,21 +1,18 @@
 //! Keeps what is known against principals in a file of the state directory, so that a restart
 //! forgets nothing: one change a line, appended and synced in batches.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use wayleave_authz::signals::{Change, Principals};
 
 use super::now_ms;
+use crate::state_file::{StateFile, StateFileError};
 
 /// The file's name in the state directory.
 const NAME: &str = "standing.jsonl";
-/// What would be read at start, at most.
-const LARGEST: u64 = 1 << 30;
 
 /// Where changes are written. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,12 +31,8 @@ enum Line {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     /// The file or its folder cannot be used.
-    #[error("cannot use `{path}`; check signals.state_dir and its permissions")]
-    File {
-        path: String,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] StateFileError),
     /// A line is no change.
     #[error(
         "line {line} of `{path}` is not a change that this version knows; correct it, or move \
@@ -66,23 +59,19 @@ impl Journal {
     /// # Errors
     /// When it cannot be read, or written.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Vec<Change>), JournalError> {
-        let path = folder.join(NAME);
-        let failed = |source| JournalError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let changes = in_effect(&read(&path)?);
-        rewrite(&path, &changes).map_err(failed)?;
+        let (file, text) = StateFile::open(folder, NAME)?;
+        let changes = in_effect(&parse(&text, file.path())?);
+        let replaced = lines_of(&changes).and_then(|text| file.replace(&text));
+        replaced.map_err(|error| file.unusable(error))?;
         let (lines, waiting) = mpsc::unbounded_channel();
         let writer = Writer {
-            path: path.clone(),
-            failing: Mutex::new(false),
+            file: file.clone(),
+            failing: false,
         };
         std::thread::Builder::new()
             .name("standing".to_owned())
             .spawn(move || writer.run(waiting))
-            .map_err(failed)?;
+            .map_err(|error| file.unusable(error))?;
         Ok((Self { lines }, changes))
     }
 
@@ -119,20 +108,8 @@ fn in_effect(changes: &[Change]) -> Vec<Change> {
     principals.changes()
 }
 
-/// Every change in the file. A last line that was not written whole is none.
-fn read(path: &Path) -> Result<Vec<Change>, JournalError> {
-    let failed = |source| JournalError::File {
-        path: path.display().to_string(),
-        source,
-    };
-    let text = match fs::metadata(path) {
-        Ok(found) if found.len() > LARGEST => {
-            return Err(failed(io::Error::other("the file is larger than 1 GiB")));
-        }
-        Ok(_) => fs::read(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
+/// Every change in the text of the file at `path`. A last line that was not written whole is none.
+fn parse(text: &[u8], path: &Path) -> Result<Vec<Change>, JournalError> {
     let whole = text
         .iter()
         .rposition(|byte| *byte == b'\n')
@@ -154,35 +131,23 @@ fn read(path: &Path) -> Result<Vec<Change>, JournalError> {
     changes.collect()
 }
 
-/// Replaces the file by these changes, at once or not at all.
-fn rewrite(path: &Path, changes: &[Change]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file =
-        private(OpenOptions::new().write(true).create(true).truncate(true)).open(&next)?;
+fn lines_of(changes: &[Change]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
     for change in changes {
-        let mut line = serde_json::to_vec(change)?;
-        line.push(b'\n');
-        file.write_all(&line)?;
+        serde_json::to_writer(&mut text, change)?;
+        text.push(b'\n');
     }
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    path.parent()
-        .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// SECURITY: who can write it can lift a quarantine, and who reads it learns who calls whom.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options.mode(0o600)
+    Ok(text)
 }
 
 struct Writer {
-    path: PathBuf,
-    failing: Mutex<bool>,
+    file: StateFile,
+    failing: bool,
 }
 
 impl Writer {
     /// Writes what comes, all that waits at once, until the last journal is dropped.
-    fn run(self, mut waiting: mpsc::UnboundedReceiver<Line>) {
+    fn run(mut self, mut waiting: mpsc::UnboundedReceiver<Line>) {
         while let Some(first) = waiting.blocking_recv() {
             let (mut text, mut asked) = (Vec::new(), Vec::new());
             let mut next = Some(first);
@@ -193,7 +158,7 @@ impl Writer {
                 }
                 next = waiting.try_recv().ok();
             }
-            let written = self.append(&text).map_err(Arc::new);
+            let written = self.file.append(&text).map_err(Arc::new);
             self.tell(&written);
             for told in asked {
                 let _ = told.send(written.clone());
@@ -201,31 +166,21 @@ impl Writer {
         }
     }
 
-    /// Opened anew each time: another process may have replaced the file.
-    fn append(&self, text: &[u8]) -> io::Result<()> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let mut file = private(OpenOptions::new().append(true).create(true)).open(&self.path)?;
-        file.write_all(text)?;
-        file.sync_data()
-    }
-
-    fn tell(&self, written: &Result<(), Arc<io::Error>>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+    fn tell(&mut self, written: &Result<(), Arc<io::Error>>) {
         if let Err(error) = written
-            && !*failing
+            && !self.failing
         {
-            let path = self.path.display();
+            let path = self.file.path().display();
             tracing::error!(%error, %path, "what is said against principals cannot be written");
         }
-        *failing = written.is_err();
+        self.failing = written.is_err();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use wayleave_authz::signals::{Origin, Quarantine, Risk, RiskLevel, Scope};
 
     fn rated(principal: &str, level: RiskLevel) -> Change {
