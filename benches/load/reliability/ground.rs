@@ -54,6 +54,8 @@ pub(crate) struct Ground {
     pub(crate) upstreams: Three,
     admin: SocketAddr,
     program: PathBuf,
+    /// What the sidecar is run by: nothing, or an instrument with its arguments.
+    instrument: Vec<OsString>,
 }
 
 impl Ground {
@@ -80,9 +82,15 @@ impl Ground {
             upstreams,
             admin: next()?,
             program,
+            instrument: Vec::new(),
         };
         ground.permit(0)?;
         Ok(ground)
+    }
+
+    /// The same, with the sidecar run by an instrument.
+    pub(crate) fn run_by(self, instrument: Vec<OsString>) -> Self {
+        Self { instrument, ..self }
     }
 
     /// Writes the policies anew. They always say the same of the callers; their number and text
@@ -155,8 +163,10 @@ impl Ground {
         environment: impl IntoIterator<Item = (&'static str, OsString)>,
     ) -> Result<Sidecar> {
         let config = self.configure(setting)?;
-        let mut command = Command::new(&self.program);
-        command.envs(environment).stdin(Stdio::null());
+        let program = OsString::from(&self.program);
+        let mut words = self.instrument.iter().cloned().chain([program]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).envs(environment).stdin(Stdio::null());
         // Warnings are what is wanted here: there is one for each peer that was refused.
         let (child, _) = target::started_sidecar(command, &config, &["\"ERROR\""]).await?;
         let process = Process::new(child.id().context("the sidecar has ended")?);

@@ -6,6 +6,7 @@ mod attacks;
 pub(crate) mod chaos;
 mod clock;
 mod disk;
+pub(crate) mod everyday;
 mod frames;
 mod ground;
 pub(crate) mod hostile;
