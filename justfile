@@ -36,6 +36,10 @@ bench *arguments:
 dev *arguments:
     cargo run --release -- dev {{ arguments }}
 
+# The binary as it is released: laid out by what runs.
+release:
+    benches/release.sh
+
 # The container image.
 image:
     docker build --tag wayleave .
