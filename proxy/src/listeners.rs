@@ -228,12 +228,14 @@ impl Listeners {
     /// Carries a plan out, and has `policies` put others in force where there are such.
     /// Connections that came by what is changed or closed have `limit` to finish.
     ///
-    /// SECURITY: in this order, whatever is allowed is allowed by the old configuration as a whole
-    /// or by the new one. First what does not stay is left: a call that begins there from now on
-    /// must be allowed by the policies of now too, as by those that come. Then the policies, which
-    /// decide every open call again. Then the listeners, so that none is ever served by a new one
-    /// and decided by old policies. What a caller pays for it: at what does not stay, both
-    /// have to allow.
+    /// SECURITY: in this order, every call that is allowed to begin is allowed by the old
+    /// configuration as a whole or by the new one. First what does not stay is left: a call that
+    /// begins there from now on must be allowed by the policies of now too, not only by those that
+    /// come. Then the policies, which also decide every open call again. Then the listeners, so
+    /// that no call comes in by a new one and is decided by old policies. What does not hold: a
+    /// call that only the new configuration as a whole allows may be denied at what does not stay,
+    /// where it is still for the old service; and what else an open connection came under (its
+    /// limits, its mode, its upstream) stays with it until it has finished.
     pub(crate) fn apply(
         &mut self,
         plan: Plan,
@@ -390,3 +392,6 @@ fn close(open: Open, limit: Duration) {
     let drain = open.doors.load().drain.clone();
     tokio::spawn(drain.retire(limit));
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,7 @@ impl Deciding<'_> {
     }
 
     /// Other policies that have to allow the call too.
-    fn last(&self) -> Option<&Engine> {
+    pub(crate) fn last(&self) -> Option<&Engine> {
         let last = self.last?.as_ref()?;
         let in_force = self.in_force.as_ref();
         let same = in_force.is_some_and(|in_force| Arc::ptr_eq(in_force, last));

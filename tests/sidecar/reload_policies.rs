@@ -261,11 +261,9 @@ async fn a_service_is_renamed_without_a_lost_call_by_policies_that_know_both_nam
         }]
     };
     load::until_with_new_connections(&target, async {
-        for (top, service) in [(&both, "app"), (&both, "renamed")] {
-            under_way(&upstream).await;
-            reload(&sidecar, top, &with(service)).await;
-            under_way(&upstream).await;
-        }
+        under_way(&upstream).await;
+        reload(&sidecar, &both, &with("renamed")).await;
+        under_way(&upstream).await;
         // Nobody calls it by the old name any more.
         eventually("what came in before to be gone", || async {
             let status = sidecar.admin_get("/decisions?limit=100").await?.text();
