@@ -162,7 +162,12 @@ mod tests {
     use wayleave_authz::load::PolicyFile;
 
     fn engine(id: &str) -> Arc<Engine> {
-        let text = format!("@id(\"{id}\") permit (principal, action, resource);");
+        loaded(format!(
+            "@id(\"{id}\") permit (principal, action, resource);"
+        ))
+    }
+
+    fn loaded(text: String) -> Arc<Engine> {
         let policies = vec![PolicyFile {
             name: "p.cedar".into(),
             text,
@@ -226,6 +231,24 @@ mod tests {
         left.leave();
         switch.adopt(switch.other_source(), engine("a"));
         assert_eq!(asked(&left), (None, None));
+    }
+
+    #[test]
+    fn signals_that_either_reads_are_counted_where_both_are_asked() {
+        let switch = PolicySwitch::default();
+        let source = switch.other_source();
+        let left = ListenerPolicies::new(switch.store());
+        let slow = "@id(\"slow\") forbid (principal, action, resource) \
+                    when { context.signals.calls_per_minute > 20 };";
+        let slow = loaded(slow.to_owned());
+        let reads = slow.signals_read();
+        assert!(!reads.is_empty());
+        switch.adopt(source, slow);
+        left.leave();
+        switch.adopt(source, engine("all"));
+        assert_eq!(left.deciding().signals_read(), reads);
+        let stays = ListenerPolicies::new(switch.store());
+        assert!(stays.deciding().signals_read().is_empty());
     }
 
     #[test]
