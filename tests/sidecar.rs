@@ -50,6 +50,7 @@ mod sidecar {
     mod record;
     mod refused;
     mod reload;
+    mod reload_policies;
     mod retries;
     mod revocation;
     mod signals;

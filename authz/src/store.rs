@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 
 use crate::engine::Engine;
 
@@ -29,9 +29,12 @@ impl PolicyStore {
     }
 
     /// The engine to decide this call with; none until the first policies are loaded.
+    ///
+    /// It is borrowed for the decision, so that threads which decide at once do not write to one
+    /// counter of references; [`Guard::into_inner`] keeps it for longer.
     #[must_use]
-    pub fn current(&self) -> Option<Arc<Engine>> {
-        self.0.load_full()
+    pub fn current(&self) -> Guard<Option<Arc<Engine>>> {
+        self.0.load()
     }
 
     /// Makes `engine` the current one.
@@ -39,7 +42,7 @@ impl PolicyStore {
         self.share(Arc::new(engine));
     }
 
-    /// Makes an engine the current one that other stores may hold as well.
+    /// Makes an engine the current one that others may hold as well.
     pub fn share(&self, engine: Arc<Engine>) {
         self.0.store(Some(engine));
     }

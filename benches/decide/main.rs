@@ -272,7 +272,10 @@ fn time_single(store: &wayleave_authz::PolicyStore, calls: &[Call], budget: Dura
     while begin.elapsed() < budget && single.len() + calls.len() < single.capacity() {
         for call in calls {
             let start = Instant::now();
-            let decision = store.current().map(|engine| engine.decide(&call.facts()));
+            let decision = store
+                .current()
+                .as_ref()
+                .map(|engine| engine.decide(&call.facts()));
             black_box(decision);
             single.push(start.elapsed().as_nanos() as u64);
         }

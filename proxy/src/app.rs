@@ -24,8 +24,8 @@ use crate::listeners::{self, ListenerConfig, Listeners, Plan, PlanError};
 use crate::memory::Memory;
 use crate::outbound::guard::Own;
 use crate::policies::{LoadedPolicies, PolicyFiles, PolicyReloader};
-use crate::policy_feeds::PolicyFeeds;
 use crate::policy_loads::PolicyLoads;
+use crate::policy_switch::PolicySwitch;
 use crate::record::metrics::Metrics;
 use crate::record::{Output, Queue, Recent, Recorder, Writer};
 use crate::review::Changes;
@@ -129,7 +129,7 @@ pub(crate) struct Sidecar {
 
 /// The policies in force, and what keeps them so.
 struct Policies {
-    feeds: PolicyFeeds,
+    switch: PolicySwitch,
     loads: Arc<PolicyLoads>,
     reloader: JoinHandle<()>,
 }
@@ -160,7 +160,7 @@ impl Sidecar {
         let metrics = Arc::new(Metrics::new());
         let loaded = policies.open().map_err(StartError::Policies)?;
         let policies = Policies::start(loaded, &metrics);
-        let changes = Arc::clone(policies.feeds.changes());
+        let changes = Arc::clone(policies.switch.changes());
         let standing = standing(&signals, &changes, &metrics)?;
         let store = signals
             .store
@@ -171,6 +171,7 @@ impl Sidecar {
         let (queue, recent) = (Arc::new(Queue::default()), Arc::new(Recent::default()));
         let fleet = Fleet {
             identity: identity.clone(),
+            policies: policies.switch.store().clone(),
             metrics: Arc::clone(&metrics),
             recorder: Recorder::new(Arc::clone(&queue)),
             memory: Arc::new(Memory::with_limit(max_memory)),
@@ -187,10 +188,14 @@ impl Sidecar {
         let memory = Arc::clone(&fleet.memory);
         let upstreams = Arc::clone(&fleet.upstreams);
         tokio::spawn(Arc::clone(&memory).watch());
-        tokio::spawn(Arc::clone(&changes).watch_clock(policies.feeds.subscribe()));
+        tokio::spawn(Arc::clone(&changes).watch_clock(policies.switch.store().clone()));
         let lives = fleet.workers.seats().map(|seat| Arc::clone(seat.live()));
-        let feed = policies.feeds.subscribe();
-        tokio::spawn(watch_signals(feed, lives.collect(), Arc::clone(&changes)));
+        let in_force = policies.switch.store().clone();
+        tokio::spawn(watch_signals(
+            in_force,
+            lives.collect(),
+            Arc::clone(&changes),
+        ));
         if let Some(every) = signals.reauthorize_every {
             tokio::spawn(changes.reauthorize(every));
         }
@@ -202,7 +207,7 @@ impl Sidecar {
         if let Some(control) = control {
             tokio::spawn(control.run(Arc::clone(&standing)));
         }
-        let mut listeners = Listeners::new(fleet, policies.feeds.clone());
+        let mut listeners = Listeners::new(fleet);
         // Every socket is bound before any of them is served, so that a mistake ends it early.
         let plan = listeners.plan(wanted, &mut sockets)?;
         let admin = AdminDoor::bind(admin, &mut sockets).map_err(PlanError::from)?;
@@ -217,7 +222,7 @@ impl Sidecar {
         admin.tell(&listeners);
         let service = Admin {
             identity,
-            policies: policies.feeds.subscribe(),
+            policies: policies.switch.store().clone(),
             loads: Arc::clone(&policies.loads),
             config,
             listeners: Arc::clone(&admin.listening),
@@ -353,9 +358,8 @@ impl Sidecar {
     /// Takes no new connection, lets the calls in flight finish for a time at most or until
     /// `hurry` completes, and ends.
     pub(crate) async fn drain(self, times: DrainTimes, hurry: impl Future<Output = ()>) {
-        let (fleet, feeds) = self.listeners.let_go();
+        let fleet = self.listeners.let_go();
         self.shutdown.run(times, hurry).await;
-        drop(feeds);
         self.policies.reloader.abort();
         let writer = self.writer;
         let ended = tokio::task::spawn_blocking(move || {
@@ -370,10 +374,10 @@ impl Sidecar {
 
 impl Policies {
     fn start(loaded: LoadedPolicies, metrics: &Arc<Metrics>) -> Self {
-        let (feeds, loads) = (PolicyFeeds::default(), Arc::new(PolicyLoads::default()));
-        let reloader = run(loaded, &feeds, &loads, metrics);
+        let (switch, loads) = (PolicySwitch::default(), Arc::new(PolicyLoads::default()));
+        let reloader = run(loaded, &switch, &loads, metrics);
         Self {
-            feeds,
+            switch,
             loads,
             reloader,
         }
@@ -382,7 +386,7 @@ impl Policies {
     /// Puts policies from other files in force.
     fn replace(&mut self, loaded: LoadedPolicies, metrics: &Arc<Metrics>) {
         self.reloader.abort();
-        self.reloader = run(loaded, &self.feeds, &self.loads, metrics);
+        self.reloader = run(loaded, &self.switch, &self.loads, metrics);
     }
 }
 
@@ -403,11 +407,11 @@ fn standing(
 
 fn run(
     loaded: LoadedPolicies,
-    feeds: &PolicyFeeds,
+    switch: &PolicySwitch,
     loads: &Arc<PolicyLoads>,
     metrics: &Arc<Metrics>,
 ) -> JoinHandle<()> {
     let (metrics, loads) = (Arc::clone(metrics), Arc::clone(loads));
-    let reloader = PolicyReloader::start(loaded, feeds.clone(), metrics, loads);
+    let reloader = PolicyReloader::start(loaded, switch.clone(), metrics, loads);
     tokio::spawn(reloader.run())
 }

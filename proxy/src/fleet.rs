@@ -29,6 +29,7 @@ use crate::outbound::addresses::AddressTable;
 use crate::outbound::guard::Own;
 use crate::outbound::transparent::Transparent;
 use crate::outbound::{Kind, Outbound};
+use crate::policy_switch::ListenerPolicies;
 use crate::record::Recorder;
 use crate::record::metrics::Metrics;
 use crate::review::Changes;
@@ -38,6 +39,8 @@ use crate::worker::{Seat, Workers};
 /// What every listener serves with.
 pub(crate) struct Fleet {
     pub(crate) identity: IdentityReader,
+    /// The policies in force.
+    pub(crate) policies: PolicyStore,
     /// What decisions depend on, counted.
     pub(crate) changes: Arc<Changes>,
     pub(crate) metrics: Arc<Metrics>,
@@ -57,7 +60,7 @@ pub(crate) struct Fleet {
 /// What a gate is made from, whichever way calls go.
 struct Plan<'a> {
     name: &'a Arc<str>,
-    policies: &'a PolicyStore,
+    policies: &'a Arc<ListenerPolicies>,
     direction: Direction,
     mode: InboundMode,
     show_reason: bool,
@@ -75,18 +78,19 @@ impl Fleet {
         config: &ListenerConfig,
         leads: Leads,
         port: u16,
-        policies: &PolicyStore,
         admission: Arc<Admission>,
     ) -> Doors {
         let ways = self.begin(leads, config.name(), port);
+        let policies = Arc::new(ListenerPolicies::new(&self.policies));
         let seats = match config {
-            ListenerConfig::Inbound(config) => self.inbound(config, ways, policies, &admission),
+            ListenerConfig::Inbound(config) => self.inbound(config, ways, &policies, &admission),
             ListenerConfig::Outbound(config, destinations) => {
-                self.outbound(config, destinations, ways, policies, &admission)
+                self.outbound(config, destinations, ways, &policies, &admission)
             }
         };
         Doors {
             seats,
+            policies,
             admission,
             metrics: Arc::clone(&self.metrics),
             drain: self.drain(config.direction()).generation(),
@@ -111,7 +115,7 @@ impl Fleet {
         &self,
         config: &InboundConfig,
         ways: Ways,
-        policies: &PolicyStore,
+        policies: &Arc<ListenerPolicies>,
         admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
         let tls = Arc::new(ServerTls::new(
@@ -155,7 +159,7 @@ impl Fleet {
         config: &OutboundConfig,
         destinations: &[DestinationConfig],
         ways: Ways,
-        policies: &PolicyStore,
+        policies: &Arc<ListenerPolicies>,
         admission: &Arc<Admission>,
     ) -> Vec<(Seat, Arc<Entrance>)> {
         let addresses = matches!(config.kind, OutboundKind::Transparent).then(|| {
@@ -224,7 +228,7 @@ impl Fleet {
             name: Arc::clone(plan.name),
             limits: plan.limits.clone(),
             enforcer: Arc::new(Enforcer {
-                policies: plan.policies.clone(),
+                policies: Arc::clone(plan.policies),
                 direction: plan.direction,
                 mode: plan.mode,
                 show_reason: plan.show_reason,

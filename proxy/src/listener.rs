@@ -19,6 +19,7 @@ use crate::drain::Drain;
 use crate::handshakes::Handshake;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
+use crate::policy_switch::ListenerPolicies;
 use crate::record::metrics::Metrics;
 use crate::worker::Seat;
 
@@ -86,6 +87,8 @@ impl Entrance {
 pub(crate) struct Doors {
     /// The listener as each worker serves it; never empty.
     pub(crate) seats: Vec<(Seat, Arc<Entrance>)>,
+    /// What they decide with, all of them.
+    pub(crate) policies: Arc<ListenerPolicies>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     /// What came in by these doors.
@@ -232,6 +235,7 @@ mod tests {
     use super::*;
     use crate::config::{LimitsConfig, MaxMemory};
     use crate::memory::Memory;
+    use wayleave_authz::PolicyStore;
 
     #[tokio::test]
     async fn connections_that_wait_when_a_listener_closes_are_taken() {
@@ -249,6 +253,7 @@ mod tests {
         let memory = Arc::new(Memory::with_limit(MaxMemory::Off));
         let doors = Doors {
             seats: Vec::new(),
+            policies: Arc::new(ListenerPolicies::new(&PolicyStore::empty())),
             admission: Arc::new(Admission::new(&nothing, memory)),
             metrics: Arc::clone(&metrics),
             drain: Drain::default(),

@@ -17,12 +17,10 @@ use crate::admin::{Destination, Listening, Load};
 use crate::config::{
     Config, DestinationConfig, InboundConfig, LimitsConfig, OutboundConfig, OutboundKind,
 };
-use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::leads::{Leads, WebTlsError};
 use crate::listener::{Doors, Listener};
 use crate::outbound::guard::Own;
-use crate::policy_feeds::{Feed, PolicyFeeds};
 use crate::sockets::{BindError, PassedSocket, SocketName, Sockets};
 
 /// A listener's configuration, whichever way its calls go.
@@ -128,13 +126,11 @@ struct Open {
     socket: TcpListener,
     doors: Arc<ArcSwap<Doors>>,
     closing: CancellationToken,
-    feed: Feed,
 }
 
 /// Every open listener, and what they share.
 pub(crate) struct Listeners {
     fleet: Fleet,
-    feeds: PolicyFeeds,
     open: Vec<Open>,
 }
 
@@ -173,10 +169,9 @@ impl Plan {
 
 impl Listeners {
     /// No listener yet.
-    pub(crate) fn new(fleet: Fleet, feeds: PolicyFeeds) -> Self {
+    pub(crate) fn new(fleet: Fleet) -> Self {
         Self {
             fleet,
-            feeds,
             open: Vec::new(),
         }
     }
@@ -230,17 +225,25 @@ impl Listeners {
         })
     }
 
-    /// Carries a plan out. Connections that came by what is changed or closed finish as they
-    /// came, within `limit`. Where `policies` puts others in force, those connections stay with
-    /// the old ones: no call meets half of a change.
+    /// Carries a plan out, and has `policies` put others in force where there are such.
+    /// Connections that came by what is changed or closed have `limit` to finish.
+    ///
+    /// SECURITY: in this order, every call that is allowed to begin is allowed by the old
+    /// configuration as a whole or by the new one. First what does not stay is left: a call that
+    /// begins there from now on must be allowed by the policies of now too, not only by those that
+    /// come. Then the policies, which also decide every open call again. Then the listeners, so
+    /// that no call comes in by a new one and is decided by old policies. What does not hold: a
+    /// call that only the new configuration as a whole allows may be denied at what does not stay,
+    /// where it is still for the old service; and what else an open connection came under (its
+    /// limits, its mode, its upstream) stays with it until it has finished.
     pub(crate) fn apply(
         &mut self,
         plan: Plan,
         policies: Option<impl FnOnce()>,
         limit: Duration,
     ) -> Changes {
+        self.leave_all_but(&plan);
         if let Some(policies) = policies {
-            self.freeze_all_but(&plan);
             policies();
         }
         // SECURITY: before it can be connected to.
@@ -272,15 +275,15 @@ impl Listeners {
         changes
     }
 
-    /// Leaves what does not stay with the policies that it has.
-    fn freeze_all_but(&self, plan: &Plan) {
+    /// From now on, calls that begin at what does not stay need an allow by the policies of now.
+    fn leave_all_but(&self, plan: &Plan) {
         let stays = |place: usize| {
             let mut steps = plan.0.iter();
             steps.any(|(_, step)| matches!(step, Step::Stay(stays) if *stays == place))
         };
         for (place, open) in self.open.iter().enumerate() {
             if !stays(place) {
-                open.feed.freeze();
+                open.doors.load().policies.leave();
             }
         }
     }
@@ -293,11 +296,8 @@ impl Listeners {
         socket: TcpListener,
     ) -> Open {
         let address = socket.local_addr().unwrap_or(config.listen());
-        let feed = self.feeds.subscribe();
         let admission = self.fleet.admission(config.limits());
-        let doors = self
-            .fleet
-            .doors(&config, leads, address.port(), feed.store(), admission);
+        let doors = self.fleet.doors(&config, leads, address.port(), admission);
         let doors = Arc::new(ArcSwap::from_pointee(doors));
         let closing = self.fleet.drain(config.direction()).closing();
         let listener = Listener {
@@ -311,7 +311,6 @@ impl Listeners {
             socket,
             doors,
             closing,
-            feed,
         }
     }
 
@@ -323,18 +322,11 @@ impl Listeners {
             true => Arc::clone(&before.admission),
             false => self.fleet.admission(config.limits()),
         };
-        let feed = self.feeds.subscribe();
         let port = open.address.port();
-        let doors = self
-            .fleet
-            .doors(&config, leads, port, feed.store(), admission);
+        let doors = self.fleet.doors(&config, leads, port, admission);
         open.doors.store(Arc::new(doors));
-        retire(before.drain.clone(), open.feed, limit);
-        Open {
-            config,
-            feed,
-            ..open
-        }
+        tokio::spawn(before.drain.clone().retire(limit));
+        Open { config, ..open }
     }
 
     /// What the listeners are called and where they are, for people and programs.
@@ -387,11 +379,9 @@ impl Listeners {
         .collect()
     }
 
-    /// Leaves the sockets to what accepts on them, so that they are closed when that ends. The
-    /// feeds keep policies up to date until they are dropped.
-    pub(crate) fn let_go(self) -> (Fleet, Vec<Feed>) {
-        let feeds = self.open.into_iter().map(|open| open.feed).collect();
-        (self.fleet, feeds)
+    /// Leaves the sockets to what accepts on them, so that they are closed when that ends.
+    pub(crate) fn let_go(self) -> Fleet {
+        self.fleet
     }
 }
 
@@ -399,13 +389,9 @@ fn close(open: Open, limit: Duration) {
     // First: the one who accepts closes the last handle, when it has taken the last connections.
     drop(open.socket);
     open.closing.cancel();
-    retire(open.doors.load().drain.clone(), open.feed, limit);
+    let drain = open.doors.load().drain.clone();
+    tokio::spawn(drain.retire(limit));
 }
 
-/// Lets what is open finish, with policies that are kept up to date until then.
-fn retire(drain: Drain, feed: Feed, limit: Duration) {
-    tokio::spawn(async move {
-        drain.retire(limit).await;
-        drop(feed);
-    });
-}
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use wayleave_authz::load::PolicyFile;
 use wayleave_authz::{Engine, Inputs, LoadErrors};
 
 use crate::file_watch::FileWatch;
-use crate::policy_feeds::{PolicyFeeds, SourceId};
 use crate::policy_loads::PolicyLoads;
+use crate::policy_switch::{PolicySwitch, SourceId};
 use crate::record::metrics::Metrics;
 
 /// Where policies come from.
@@ -68,7 +68,7 @@ pub(crate) struct LoadedPolicies {
 /// Loads policies again whenever their files change.
 pub(crate) struct PolicyReloader {
     files: PolicyFiles,
-    feeds: PolicyFeeds,
+    switch: PolicySwitch,
     source: SourceId,
     metrics: Arc<Metrics>,
     loads: Arc<PolicyLoads>,
@@ -82,14 +82,14 @@ impl PolicyReloader {
     /// Puts policies in force, in place of those from anywhere else.
     pub(crate) fn start(
         loaded: LoadedPolicies,
-        feeds: PolicyFeeds,
+        switch: PolicySwitch,
         metrics: Arc<Metrics>,
         loads: Arc<PolicyLoads>,
     ) -> Self {
         let reloader = Self {
             files: loaded.files,
-            source: feeds.other_source(),
-            feeds,
+            source: switch.other_source(),
+            switch,
             metrics,
             loads,
             seen: Some(loaded.texts),
@@ -138,7 +138,7 @@ impl PolicyReloader {
 
     fn adopt(&self, engine: Engine) {
         let (revision, count) = (engine.revision(), engine.policies().len());
-        if !self.feeds.adopt(self.source, Arc::new(engine)) {
+        if !self.switch.adopt(self.source, Arc::new(engine)) {
             return;
         }
         self.metrics.policy_load(Some(count));
@@ -155,7 +155,7 @@ impl PolicyReloader {
     }
 
     fn keep_last_good(&self, errors: &LoadErrors) {
-        if !self.feeds.is_fed_by(self.source) {
+        if !self.switch.is_fed_by(self.source) {
             return;
         }
         self.metrics.policy_load(None);

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::Guard;
 use slab::Slab;
 use tokio::sync::watch;
+use wayleave_authz::PolicyStore;
 use wayleave_authz::signals::Behaviour;
-
-use crate::policy_feeds::Feed;
 
 /// How many open calls are woken before others have their turn.
 const AT_ONCE: usize = 64;
@@ -107,11 +107,11 @@ impl Changes {
 
     /// Counts what the clock changes: the moments that policies compare the time with. Runs until
     /// dropped.
-    pub(crate) async fn watch_clock(self: Arc<Self>, policies: Feed) {
+    pub(crate) async fn watch_clock(self: Arc<Self>, policies: PolicyStore) {
         let mut changed = self.latest.subscribe();
         loop {
             let now = SystemTime::now();
-            let engine = policies.store().current();
+            let engine = Guard::into_inner(policies.current());
             let next = engine.and_then(|engine| engine.next_change(now));
             let left = next.map_or(RECHECK, |next| next.duration_since(now).unwrap_or_default());
             tokio::select! {

@@ -34,7 +34,7 @@ permit (
 "#;
 
 /// A tick every few milliseconds, for as long as somebody reads.
-fn ticking(content_type: &'static str) -> Response<Body> {
+pub(super) fn ticking(content_type: &'static str) -> Response<Body> {
     let ticks = futures_util::stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let tick = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\0")));
@@ -54,7 +54,7 @@ async fn before(how: How, protocol: &'static str) -> (Sidecar, Service) {
 }
 
 /// Reads until so many ticks have come.
-async fn ticks(response: &mut Response<Incoming>, count: usize) {
+pub(super) async fn ticks(response: &mut Response<Incoming>, count: usize) {
     for _ in 0..count {
         let frame = within("a tick", response.frame()).await;
         assert!(frame.unwrap().unwrap().is_data());
@@ -62,7 +62,7 @@ async fn ticks(response: &mut Response<Incoming>, count: usize) {
 }
 
 /// Reads to the end of what was cut: its last frame, or the error in its place.
-async fn end(response: &mut Response<Incoming>) -> Result<Frame<Bytes>, hyper::Error> {
+pub(super) async fn end(response: &mut Response<Incoming>) -> Result<Frame<Bytes>, hyper::Error> {
     let reading = async {
         loop {
             match response.frame().await {
@@ -76,7 +76,7 @@ async fn end(response: &mut Response<Incoming>) -> Result<Frame<Bytes>, hyper::E
 }
 
 /// The record of the call that was ended.
-async fn ended(sidecar: &Sidecar, by: &str) -> Value {
+pub(super) async fn ended(sidecar: &Sidecar, by: &str) -> Value {
     let record = sidecar
         .record(|record| record["failure"] == "lease_ended")
         .await;

@@ -17,15 +17,16 @@ use crate::support::upstream::{Speaks, Upstream};
 use crate::support::{eventually, within};
 
 /// One listener of a file that these tests write.
-struct Listener<'a> {
-    name: &'a str,
-    listen: SocketAddr,
-    upstream: SocketAddr,
-    service: &'a str,
-    more: &'a str,
+#[derive(Clone, Copy)]
+pub(super) struct Listener<'a> {
+    pub(super) name: &'a str,
+    pub(super) listen: SocketAddr,
+    pub(super) upstream: SocketAddr,
+    pub(super) service: &'a str,
+    pub(super) more: &'a str,
 }
 
-fn listener<'a>(name: &'a str, listen: SocketAddr, upstream: &Upstream) -> Listener<'a> {
+pub(super) fn listener<'a>(name: &'a str, listen: SocketAddr, upstream: &Upstream) -> Listener<'a> {
     Listener {
         name,
         listen,
@@ -35,9 +36,10 @@ fn listener<'a>(name: &'a str, listen: SocketAddr, upstream: &Upstream) -> Liste
     }
 }
 
-const TOP: &str = "policies: { paths: [policies] }\nadmin: { listen: \"127.0.0.1:0\" }\n";
+pub(super) const TOP: &str =
+    "policies: { paths: [policies] }\nadmin: { listen: \"127.0.0.1:0\" }\n";
 
-fn file(top: &str, listeners: &[Listener<'_>]) -> String {
+pub(super) fn file(top: &str, listeners: &[Listener<'_>]) -> String {
     let identity =
         "identity: { files: { svid: own/svid.pem, key: own/key.pem, bundle: own/bundle.pem } }\n";
     let mut yaml = match top.contains("identity:") {
@@ -62,7 +64,7 @@ fn file(top: &str, listeners: &[Listener<'_>]) -> String {
 }
 
 /// Puts a file in the place of another as a careful editor does.
-fn write(sidecar: &Sidecar, text: &str) {
+pub(super) fn write(sidecar: &Sidecar, text: &str) {
     let (new, path) = (
         sidecar.setup.path("new.yaml"),
         sidecar.setup.path("wayleave.yaml"),
@@ -71,12 +73,12 @@ fn write(sidecar: &Sidecar, text: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
-fn any_port() -> SocketAddr {
+pub(super) fn any_port() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
 /// A port that nothing listens on; another program could take it before the test does.
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     let socket = std::net::TcpListener::bind(any_port()).unwrap();
     socket.local_addr().unwrap()
 }
@@ -86,7 +88,7 @@ async fn status(sidecar: &Sidecar) -> Value {
 }
 
 /// Waits until the configuration in force is another than that of `revision`, and returns its own.
-async fn until_other_than(sidecar: &Sidecar, revision: &str) -> String {
+pub(super) async fn until_other_than(sidecar: &Sidecar, revision: &str) -> String {
     eventually("the new configuration", || async {
         let status = status(sidecar).await;
         let now = status["config"]["revision"].as_str().unwrap();
@@ -95,7 +97,7 @@ async fn until_other_than(sidecar: &Sidecar, revision: &str) -> String {
     .await
 }
 
-async fn until_failed(sidecar: &Sidecar) -> Value {
+pub(super) async fn until_failed(sidecar: &Sidecar) -> Value {
     eventually("the failed load to be told", || async {
         let failed = status(sidecar).await["config"]["failed_load"].clone();
         (!failed.is_null()).then_some(failed)
@@ -103,7 +105,7 @@ async fn until_failed(sidecar: &Sidecar) -> Value {
     .await
 }
 
-async fn revision(sidecar: &Sidecar) -> String {
+pub(super) async fn revision(sidecar: &Sidecar) -> String {
     status(sidecar).await["config"]["revision"]
         .as_str()
         .unwrap()
@@ -118,14 +120,14 @@ fn address_of(status: &Value, name: &str) -> SocketAddr {
 }
 
 /// A sidecar with a file of these tests.
-async fn start(text: String, policy: &str) -> Sidecar {
+pub(super) async fn start(text: String, policy: &str) -> Sidecar {
     let mut setup = Setup::new("127.0.0.1:9");
     setup.write_policy(policy);
     setup.text = Some(text);
     setup.start().await
 }
 
-async fn under_way(upstream: &Upstream) {
+pub(super) async fn under_way(upstream: &Upstream) {
     let before = upstream.seen().len();
     eventually("calls to be under way", || async {
         (upstream.seen().len() > before + 40).then_some(())
@@ -503,71 +505,6 @@ async fn recorded(sidecar: &Sidecar, path: &Path, call: &str) {
             .ok()?
             .contains(call)
             .then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn policies_and_the_service_that_they_name_change_together_under_load() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let sidecar = start(file(TOP, &[listener("app", any_port(), &upstream)]), POLICY).await;
-    // Each set of policies allows the service of its own configuration only.
-    for (folder, service) in [("policies-new", "renamed"), ("policies-old", "app")] {
-        let folder = sidecar.setup.path(folder);
-        std::fs::create_dir(&folder).unwrap();
-        let policy = POLICY.replace("Service::\"app\"", &format!("Service::\"{service}\""));
-        std::fs::write(folder.join("main.cedar"), policy).unwrap();
-    }
-    let text = |folder: &str, service| {
-        let top = TOP.replace("[policies]", &format!("[{folder}]"));
-        let listener = Listener {
-            service,
-            ..listener("app", any_port(), &upstream)
-        };
-        file(&top, &[listener])
-    };
-    let target = Target::of(&sidecar);
-    load::until_with_new_connections(&target, async {
-        for (folder, service) in [
-            ("policies-new", "renamed"),
-            ("policies-old", "app"),
-            ("policies-new", "renamed"),
-        ] {
-            let before = revision(&sidecar).await;
-            under_way(&upstream).await;
-            write(&sidecar, &text(folder, service));
-            until_other_than(&sidecar, &before).await;
-            under_way(&upstream).await;
-        }
-    })
-    .await;
-    // The new files are watched, and the old ones no more.
-    std::fs::write(sidecar.setup.path("policies-new/main.cedar"), "").unwrap();
-    eventually("the new files to be in force", || async {
-        (sidecar.get("frontend", "/").await.status == 403).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn policies_that_do_not_load_refuse_the_whole_change() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let sidecar = start(file(TOP, &[listener("app", any_port(), &upstream)]), POLICY).await;
-    let folder = sidecar.setup.path("broken");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("main.cedar"), "permit (principal").unwrap();
-    let top = TOP.replace("[policies]", "[broken]");
-    write(
-        &sidecar,
-        &file(&top, &[listener("app", any_port(), &upstream)]),
-    );
-    let problems = until_failed(&sidecar).await["problems"].to_string();
-    assert!(problems.contains("main.cedar"), "{problems}");
-    assert_eq!(sidecar.get("frontend", "/").await.status, 200);
-    // The policies in force are still the watched ones.
-    sidecar.setup.write_policy("");
-    eventually("the old files to be read", || async {
-        (sidecar.get("frontend", "/").await.status == 403).then_some(())
     })
     .await;
 }

@@ -35,7 +35,15 @@ pub(crate) fn get_head() -> Vec<u8> {
     [&[0x82, 0x87, 0x84, 0x41, 9][..], b"localhost"].concat()
 }
 
-/// The same with POST.
+/// A whole request for a path, without a body.
+pub(crate) fn get_path(stream: u32, path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap();
+    let path = [&[0x04, length][..], path.as_bytes()].concat();
+    let head = [&[0x82, 0x87][..], &path, &[0x41, 9], b"localhost"].concat();
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &head)
+}
+
+/// The head of a POST.
 pub(crate) fn post_head() -> Vec<u8> {
     [&[0x83, 0x87, 0x84, 0x41, 9][..], b"localhost"].concat()
 }

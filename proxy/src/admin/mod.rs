@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use wayleave_authz::PolicyStore;
 use wayleave_certs::IdentityReader;
 
 pub(crate) use load::{ListenerLoad, Load, LoadStatus, Loads};
@@ -33,7 +34,6 @@ pub(crate) use status::{
 use crate::config_loads::ConfigLoads;
 use crate::drain::Shutdown;
 use crate::forward::Upstreams;
-use crate::policy_feeds::Feed;
 use crate::policy_loads::PolicyLoads;
 use crate::record::Recent;
 use crate::record::metrics::Metrics;
@@ -57,7 +57,7 @@ type Answer = Response<Full<Bytes>>;
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) identity: IdentityReader,
-    pub(crate) policies: Feed,
+    pub(crate) policies: PolicyStore,
     pub(crate) loads: Arc<PolicyLoads>,
     /// None where there is no configuration file.
     pub(crate) config: Option<Arc<ConfigLoads>>,
@@ -166,7 +166,7 @@ impl Admin {
         if !self.identity.is_usable(now) {
             reasons.push("no_usable_svid");
         }
-        if self.policies.store().current().is_none() {
+        if self.policies.current().is_none() {
             reasons.push("no_policy");
         }
         if self.store.as_ref().is_some_and(|store| store.is_awaited()) {

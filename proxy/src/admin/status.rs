@@ -382,11 +382,11 @@ impl Source {
 
 impl PolicyStatus {
     fn of(admin: &Admin) -> Self {
-        let engine = admin.policies.store().current();
+        let engine = admin.policies.current();
         let failed = admin.loads.failed_load();
         Self {
             revision: engine.as_ref().map(|engine| engine.revision().to_string()),
-            count: engine.map_or(0, |engine| engine.policies().len()),
+            count: engine.as_ref().map_or(0, |engine| engine.policies().len()),
             loaded: admin.loads.loaded().map(moment),
             failed_load: failed.map(|failed| FailedLoadStatus::of(&failed)),
         }

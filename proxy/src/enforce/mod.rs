@@ -12,12 +12,13 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, Method};
 use wayleave_authz::signals::{Counted, RiskLevel, SignalValues};
 use wayleave_authz::{
-    Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, PolicyStore,
-    ReasonCode, RecordedHeaders, Resource, Tls,
+    Action, Context, Decision, Direction, Effect, Engine, Facts, Headers, NoClaims, ReasonCode,
+    RecordedHeaders, Resource, Tls,
 };
 
 use crate::config::InboundMode;
 use crate::denial::Denial;
+use crate::policy_switch::ListenerPolicies;
 use crate::protocol::{Call, Shape};
 use crate::record::{Asked, Decided, Entry, Origin};
 use crate::review::{Changes, Live};
@@ -34,8 +35,8 @@ static NO_SIGNALS: SignalValues = SignalValues::NONE;
 /// The enforcement point of one listener.
 #[derive(Debug)]
 pub(crate) struct Enforcer {
-    /// The policies in force; swapped when they are loaded anew.
-    pub(crate) policies: PolicyStore,
+    /// What it decides with.
+    pub(crate) policies: Arc<ListenerPolicies>,
     /// Towards the workload, or away from it.
     pub(crate) direction: Direction,
     /// What becomes of a call that policy denies.
@@ -83,10 +84,11 @@ impl Enforcer {
             by_one: behaviour.map_or(0, |behaviour| behaviour.changes()),
             risk: RiskLevel::None,
         };
-        let Some(engine) = self.policies.current() else {
+        let deciding = self.policies.deciding();
+        if deciding.engine().is_none() {
             entry.refused("no_policy", Some(call), None);
             return Err(Denial::not_ready(entry));
-        };
+        }
         let headers = ForwardedHeaders(headers);
         let asked = Asked {
             call: &call,
@@ -100,12 +102,13 @@ impl Enforcer {
         let stands = self.stands(&asked, &origin.calls, entry.time());
         seen.risk = stands.risk;
         let (resource, method) = (resource(&asked), call.method().map(Method::as_str));
-        let reads = engine.signals_read();
+        let reads = deciding.signals_read();
         let (counting, signals) =
             Counting::begin(behaviour, reads, &resource, method, began).unzip();
         let values = signals.as_deref().unwrap_or(&NO_SIGNALS);
-        let decided = self.decide(&engine, &asked, &stands, &headers, values, entry.time());
-        let Some(decision) = decided else {
+        let decided = deciding
+            .decide(|engine| self.decide(engine, &asked, &stands, &headers, values, entry.time()));
+        let Some((engine, decision)) = decided else {
             entry.refused("no_identity", Some(call), None);
             return Err(Denial::not_ready(entry));
         };
@@ -118,10 +121,10 @@ impl Enforcer {
         }
         let action = action(&call);
         let kept = match decision.effect() {
-            Effect::Allow => KeptHeaders::of(headers.0, &engine),
+            Effect::Allow => KeptHeaders::of(headers.0, engine),
             Effect::Deny => KeptHeaders::default(),
         };
-        let headers = RecordedHeaders::of(&headers, &engine);
+        let headers = RecordedHeaders::of(&headers, engine);
         entry.decided(Decided {
             call,
             action: action.as_str(),
@@ -151,13 +154,14 @@ impl Enforcer {
     /// SECURITY: what cannot be known is no: no policies, no principal, or a header that the
     /// policies of today read and those of then did not, so that it was not kept.
     fn again(&self, entry: &Entry, headers: &KeptHeaders) -> Again {
-        let (Some(engine), Some(asked)) = (self.policies.current(), entry.asked()) else {
+        let current = self.policies.current();
+        let (Some(engine), Some(asked)) = (current.as_deref(), entry.asked()) else {
             return Again::Denied;
         };
         let (headers, now) = (headers.recall(), SystemTime::now());
         let stands = self.stands(&asked, entry.calls(), now);
-        let signals = Self::signals_again(&engine, entry);
-        let Some(decision) = self.decide(&engine, &asked, &stands, &headers, &signals, now) else {
+        let signals = Self::signals_again(engine, entry);
+        let Some(decision) = self.decide(engine, &asked, &stands, &headers, &signals, now) else {
             return Again::Denied;
         };
         if decision.is_allow() && !headers.asked_in_vain() {

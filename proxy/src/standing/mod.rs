@@ -11,13 +11,14 @@ pub(crate) mod store;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::Guard;
 use tokio::sync::{Notify, broadcast};
+use wayleave_authz::PolicyStore;
 use wayleave_authz::signals::{
     Behaviour, Change, Concerned, Known, Merged, Principals, Quarantine, RiskLevel, StandingError,
 };
 
 use crate::caller::Caller;
-use crate::policy_feeds::Feed;
 use crate::record::metrics::Metrics;
 use crate::review::{Changes, Live, Trigger};
 pub(crate) use journal::{Journal, JournalError};
@@ -210,10 +211,14 @@ impl Standing {
 
 /// Has what is open decided again when a signal of its principal has crossed what the policies
 /// compare it with. Runs until dropped.
-pub(crate) async fn watch_signals(policies: Feed, lives: Vec<Arc<Live>>, changes: Arc<Changes>) {
+pub(crate) async fn watch_signals(
+    policies: PolicyStore,
+    lives: Vec<Arc<Live>>,
+    changes: Arc<Changes>,
+) {
     loop {
         tokio::time::sleep(TICK).await;
-        let Some(engine) = policies.store().current() else {
+        let Some(engine) = Guard::into_inner(policies.current()) else {
             continue;
         };
         if engine.signals_read().is_empty() {

@@ -196,6 +196,16 @@ async fn a_policy_change() {
 }
 
 #[tokio::test]
+async fn other_policies_in_a_configuration_that_changes_every_listener() {
+    row(Trigger::ListenersChanged).await;
+}
+
+#[tokio::test]
+async fn other_policies_in_a_configuration_that_removes_listeners() {
+    row(Trigger::ListenersRemoved).await;
+}
+
+#[tokio::test]
 async fn an_entity_change() {
     row(Trigger::EntityChange).await;
 }

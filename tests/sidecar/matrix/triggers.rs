@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Fate;
 use super::calls::{Kind, Whose};
-use super::world::{ALL, Beginning, ENTITIES, Papers, World, replace};
+use super::world::{ALL, Beginning, ENTITIES, NEXT, Papers, World, replace};
 use crate::sidecar::ssf::{PUSH, REVOKED, push};
 use crate::support::eventually;
 use crate::support::pki::workload;
@@ -16,6 +16,10 @@ use crate::support::pki::workload;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trigger {
     PolicyChange,
+    /// Other policy files, in a configuration that changes every listener.
+    ListenersChanged,
+    /// The same, in one that also has no more of the listeners than it must.
+    ListenersRemoved,
     EntityChange,
     SvidExpiry,
     RevocationList,
@@ -81,7 +85,10 @@ impl Trigger {
     /// What becomes of a call.
     pub(super) fn fate(self, kind: Kind, whose: Whose) -> Fate {
         let lease = match self {
-            Self::PolicyChange | Self::EntityChange => "policy_change",
+            Self::PolicyChange
+            | Self::ListenersChanged
+            | Self::ListenersRemoved
+            | Self::EntityChange => "policy_change",
             Self::Revocation | Self::SecurityEvent => "revocation",
             Self::Risk => "risk",
             Self::Quarantine => "quarantine",
@@ -105,6 +112,8 @@ impl Trigger {
             Self::PolicyChange => {
                 setup.write_policy(&format!("{ALL}{BY_GROUP}{}", forbid(world, "true")))
             }
+            Self::ListenersChanged => reload(world, World::changed),
+            Self::ListenersRemoved => reload(world, World::removed),
             Self::EntityChange => change_entities(world),
             // It comes by itself.
             Self::SvidExpiry => {}
@@ -172,6 +181,15 @@ fn forbid(world: &World, when: &str) -> String {
         "@id(\"hit\") forbid (principal == Workload::\"{hit}\", action, resource) when {{ {when} }};\n\
          @id(\"db\") forbid (principal, action, resource in Service::\"db\") when {{ {when} }};\n"
     )
+}
+
+/// Brings a configuration into force whose policies are elsewhere and deny who is hit.
+fn reload(world: &World, config: fn(&World) -> String) {
+    let setup = &world.sidecar.setup;
+    std::fs::create_dir(setup.path(NEXT)).unwrap();
+    let policy = format!("{ALL}{}", forbid(world, "true"));
+    std::fs::write(setup.path(NEXT).join("main.cedar"), policy).unwrap();
+    replace(setup, "wayleave.yaml", &config(world));
 }
 
 /// Puts who is hit into a group, and the destination into another.

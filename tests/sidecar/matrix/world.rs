@@ -26,6 +26,9 @@ pub(super) const ALL: &str = "@id(\"all\") permit (principal, action, resource);
 /// The file with groups, beside the policies.
 pub(super) const ENTITIES: &str = "policies/groups.entities.yaml";
 
+/// Where the policies of a configuration are that comes later.
+pub(super) const NEXT: &str = "policies-next";
+
 /// Where `federated` trust domains are named in the configuration.
 const FEDERATED: &str = "federated: [{ trust_domain: partner.example, bundle: partner.pem }]";
 
@@ -158,6 +161,24 @@ impl World {
         replace(&self.sidecar.setup, "wayleave.yaml", &without);
     }
 
+    /// A configuration by which every listener is another one, and the policies are elsewhere.
+    pub(super) fn changed(&self) -> String {
+        let text = std::fs::read_to_string(self.sidecar.setup.path("wayleave.yaml")).unwrap();
+        let (limit, paths) = ("trust_grace: 1s", "policies: { paths: [policies] }");
+        assert_eq!(text.matches(limit).count(), 4, "{text}");
+        assert!(text.contains(paths), "{text}");
+        let paths_next = format!("policies: {{ paths: [{NEXT}] }}\ndrain_timeout: 10m");
+        text.replace(limit, "trust_grace: 2s")
+            .replace(paths, &paths_next)
+    }
+
+    /// The same without any listener but `web`.
+    pub(super) fn removed(&self) -> String {
+        let changed = self.changed();
+        let (kept, _) = changed.split_once("  - { name: grpc").unwrap();
+        kept.to_owned()
+    }
+
     pub(super) fn revoke_by_list(&self) {
         let list = self.sidecar.setup.ca.revocation_list(2, &[SERIAL]);
         replace(&self.sidecar.setup, "revoked.pem", &list);
@@ -217,7 +238,7 @@ fn file(applications: &Applications, keys: &str) -> String {
         inbound("web", format!("address: \"{http1}\""), ""),
         inbound("grpc", format!("address: \"{http2}\", protocol: http2"), ""),
         inbound("tcp", format!("address: \"{tcp}\""), "protocol: tcp, "),
-        "outbound: [{ name: proxy, listen: \"127.0.0.1:0\", kind: forward_proxy }]\n".to_owned(),
+        "outbound: [{ name: proxy, listen: \"127.0.0.1:0\", kind: forward_proxy, limits: { trust_grace: 1s } }]\n".to_owned(),
         "destinations:\n".to_owned(),
         destination("db"),
         destination("cache"),
