@@ -2,5 +2,6 @@
 //!
 //! What several of them share is here.
 
+pub mod micro;
 pub mod rules;
 pub mod stock;

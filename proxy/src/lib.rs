@@ -8,6 +8,9 @@
 mod admin;
 mod admission;
 mod app;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod caller;
 pub mod child;
 pub mod cli;

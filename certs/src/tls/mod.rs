@@ -4,6 +4,9 @@
 //! Between workloads TLS 1.2, resumption, tickets and early data are off: a ticket would outlive the expiry and
 //! the revocation of the SVID that it was given for.
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod chain_cache;
 mod client;
 mod client_verifier;

@@ -3,6 +3,7 @@
 //! Hop-by-hop fields are taken off and the caller's copies of what we set are removed
 //! before policy is asked, so that policy sees what the upstream will.
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -24,17 +25,67 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// The fields that end at this hop.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    HTTP2_SETTINGS,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
+const HOP_BY_HOP: [(Changed, HeaderName); 9] = [
+    (Changed::CONNECTION, CONNECTION),
+    (Changed::KEEP_ALIVE, KEEP_ALIVE),
+    (Changed::PROXY_CONNECTION, PROXY_CONNECTION),
+    (Changed::PROXY_AUTHENTICATE, PROXY_AUTHENTICATE),
+    (Changed::PROXY_AUTHORIZATION, PROXY_AUTHORIZATION),
+    (Changed::HTTP2_SETTINGS, HTTP2_SETTINGS),
+    (Changed::TE, TE),
+    (Changed::TRANSFER_ENCODING, TRANSFER_ENCODING),
+    (Changed::UPGRADE, UPGRADE),
 ];
+
+/// Which fields a message has that do not go on as they are. One pass over the names finds them all,
+/// which is cheaper than looking each up by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Changed(u16);
+
+impl Changed {
+    const NOTHING: Self = Self(0);
+    const CONNECTION: Self = Self(1);
+    const KEEP_ALIVE: Self = Self(1 << 1);
+    const PROXY_CONNECTION: Self = Self(1 << 2);
+    const PROXY_AUTHENTICATE: Self = Self(1 << 3);
+    const PROXY_AUTHORIZATION: Self = Self(1 << 4);
+    const HTTP2_SETTINGS: Self = Self(1 << 5);
+    const TE: Self = Self(1 << 6);
+    const TRANSFER_ENCODING: Self = Self(1 << 7);
+    const UPGRADE: Self = Self(1 << 8);
+    const EXPECT: Self = Self(1 << 9);
+    const COOKIE: Self = Self(1 << 10);
+    const CALLER: Self = Self(1 << 11);
+
+    /// All that there are in a message.
+    fn among(headers: &HeaderMap) -> Self {
+        let found = |found: u16, name| found | Self::by(name).0;
+        Self(headers.keys().fold(0, found))
+    }
+
+    /// Which of them a name is.
+    fn by(name: &HeaderName) -> Self {
+        match name.as_str() {
+            "connection" => Self::CONNECTION,
+            "keep-alive" => Self::KEEP_ALIVE,
+            "proxy-connection" => Self::PROXY_CONNECTION,
+            "proxy-authenticate" => Self::PROXY_AUTHENTICATE,
+            "proxy-authorization" => Self::PROXY_AUTHORIZATION,
+            "http2-settings" => Self::HTTP2_SETTINGS,
+            "te" => Self::TE,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "upgrade" => Self::UPGRADE,
+            "expect" => Self::EXPECT,
+            "cookie" => Self::COOKIE,
+            _ if names_caller(name) => Self::CALLER,
+            _ => Self::NOTHING,
+        }
+    }
+
+    fn has(self, field: Self) -> bool {
+        self.0 & field.0 != 0
+    }
+}
 
 /// The fields that mean something at the head of a request, and must not come behind it.
 const HEAD_ONLY: [&str; 15] = [
@@ -66,23 +117,24 @@ pub(crate) enum Upgrade {
 
 /// Makes a request's headers those that will be forwarded, but for the caller's identity.
 pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
-    if upgrade == Upgrade::Strip && !headers.keys().any(is_changed) {
+    let found = Changed::among(headers);
+    if upgrade == Upgrade::Strip && found == Changed::NOTHING {
         return;
     }
-    let trailers = accepts_trailers(headers);
-    strip_hop_by_hop(headers, upgrade);
-    headers.remove(EXPECT);
-    remove_caller(headers);
-    join_cookies(headers);
+    let trailers = found.has(Changed::TE) && accepts_trailers(headers);
+    strip_found(headers, found, upgrade);
+    if found.has(Changed::EXPECT) {
+        headers.remove(EXPECT);
+    }
+    if found.has(Changed::CALLER) {
+        remove_caller(headers);
+    }
+    if found.has(Changed::COOKIE) {
+        join_cookies(headers);
+    }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-}
-
-/// Whether a request with this field is not forwarded as it is. Most have none such: comparing
-/// names is cheaper than looking each up by its hash.
-fn is_changed(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "expect" | "cookie") || names_caller(name) || is_hop_by_hop(name)
 }
 
 /// Whether a field is read as [`XFCC`] by CGI or by what descends from it (WSGI, Rack, PHP),
@@ -102,10 +154,15 @@ fn remove_caller(headers: &mut HeaderMap) {
 /// Removes the fields that end at this hop (RFC 9110 section 7.6.1). `Trailer` stays: it
 /// is what makes an HTTP/1.1 server send the trailers that we carry.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
-    // Most messages have none: comparing names is cheaper than looking each up by its hash.
-    if headers.keys().any(is_hop_by_hop) {
+    strip_found(headers, Changed::among(headers), upgrade);
+}
+
+fn strip_found(headers: &mut HeaderMap, found: Changed, upgrade: Upgrade) {
+    if found.has(Changed::CONNECTION) {
         strip_nominated(headers);
-        for name in &HOP_BY_HOP {
+    }
+    for (field, name) in &HOP_BY_HOP {
+        if found.has(*field) {
             headers.remove(name);
         }
     }
@@ -127,26 +184,23 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP
-        .iter()
-        .any(|field| field.as_str() == name.as_str())
+    let field = Changed::by(name);
+    HOP_BY_HOP.iter().any(|(hop, _)| *hop == field)
 }
 
 /// Removes what `Connection` names, but never the host: a request without it has no reading.
 fn strip_nominated(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
-    }
-    let nominated: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .filter(|name| *name != HOST)
-        .collect();
-    for name in nominated {
-        headers.remove(name);
+    let mut values = headers.get_all(CONNECTION).iter().cloned();
+    // Mostly there is one: then nothing is allocated.
+    let (first, others) = (values.next(), values.collect::<Vec<_>>());
+    for value in first.iter().chain(&others) {
+        for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            // `Keep-Alive` is named by those that do not send it, and goes in any case.
+            let stays = ["host", "keep-alive"];
+            if !stays.iter().any(|field| name.eq_ignore_ascii_case(field)) {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -233,7 +287,7 @@ fn to_http2<B>(request: &mut Request<B>, authority: Option<Authority>, scheme: S
     }
     let host = request.headers_mut().remove(HOST);
     let host = host.and_then(|host| {
-        Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok()
+        Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok()
     });
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(scheme);
@@ -248,12 +302,15 @@ fn join_cookies(headers: &mut HeaderMap) {
     let (Some(first), Some(_)) = (values.next(), values.next()) else {
         return;
     };
-    let mut joined = first.as_bytes().to_vec();
+    let length = headers.get_all(COOKIE).iter();
+    let length = length.map(|value| value.len() + 2).sum::<usize>() - 2;
+    let mut joined = Vec::with_capacity(length);
+    joined.extend_from_slice(first.as_bytes());
     for value in headers.get_all(COOKIE).iter().skip(1) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(value.as_bytes());
     }
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(COOKIE, joined);
     }
 }
@@ -261,7 +318,6 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use futures_util::StreamExt;
     use http::Method;
     use http_body_util::{BodyExt, Empty, Full};
@@ -294,6 +350,35 @@ mod tests {
         clean_request(&mut headers, Upgrade::Strip);
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["x-kept"]);
+    }
+
+    #[test]
+    fn every_field_that_ends_here_is_found_by_its_name() {
+        for (field, name) in &HOP_BY_HOP {
+            assert_eq!(Changed::by(name), *field, "{name}");
+            let mut headers = headers(&[("x-kept", "1")]);
+            headers.insert(name.clone(), HeaderValue::from_static("x"));
+            strip_hop_by_hop(&mut headers, Upgrade::Strip);
+            assert_eq!(headers.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn connection_names_fields_in_all_of_its_values_even_itself() {
+        let mut headers = headers(&[
+            ("connection", "Connection, KEEP-ALIVE"),
+            ("connection", "not a name, ,X-Second"),
+            ("connection", "Host"),
+            ("connection", "x-last"),
+            ("keep-alive", "timeout=5"),
+            ("x-second", "1"),
+            ("x-second", "2"),
+            ("x-last", "1"),
+            ("host", "orders"),
+        ]);
+        strip_hop_by_hop(&mut headers, Upgrade::Strip);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["host"]);
     }
 
     #[test]

@@ -106,13 +106,36 @@ pub(crate) fn check_path(path: &str) -> Result<(), Ambiguity> {
     if bytes.first() != Some(&b'/') {
         return Err(Ambiguity::TargetForm);
     }
-    let escaped = check_bytes(bytes)?;
+    let all_ascii = check_bytes(bytes)?;
     check_segments(path)?;
-    if escaped {
-        let decoded = percent_encoding::percent_decode(bytes);
-        decoded.decode_utf8().map_err(|_| Ambiguity::PathNotUtf8)?;
+    match all_ascii || decodes_to_utf8(bytes) {
+        true => Ok(()),
+        false => Err(Ambiguity::PathNotUtf8),
     }
-    Ok(())
+}
+
+/// Whether a path is UTF-8 once decoded; decodes a character at a time, so that it need not be held.
+fn decodes_to_utf8(path: &[u8]) -> bool {
+    let mut bytes = percent_encoding::percent_decode(path);
+    while let Some(first) = bytes.next() {
+        let width = match first {
+            0..=0x7f => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => return false,
+        };
+        let mut character = [first, 0, 0, 0];
+        for place in character.iter_mut().take(width).skip(1) {
+            // Where the path ends within a character, what is left there is no part of one.
+            *place = bytes.next().unwrap_or_default();
+        }
+        let whole = character.get(..width).unwrap_or_default();
+        if std::str::from_utf8(whole).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether a path has nothing in it that any rule looks at, as most paths have not. What is not
@@ -128,15 +151,17 @@ fn is_plain(path: &[u8]) -> bool {
     plain & !odd & (path.first() == Some(&b'/'))
 }
 
-/// Checks every byte and escape; tells whether there was an escape at all.
+/// Checks every byte and escape; tells whether all of them, decoded, are ASCII.
 fn check_bytes(bytes: &[u8]) -> Result<bool, Ambiguity> {
-    let mut escaped = false;
+    let mut all_ascii = true;
     let mut rest = bytes;
     while let Some((&byte, tail)) = rest.split_first() {
         rest = match byte {
             b'%' => {
-                escaped = true;
-                check_escape(tail)?
+                let rest = check_escape(tail)?;
+                // What is checked begins with a digit; from 8 on the byte is beyond ASCII.
+                all_ascii &= tail.first().is_some_and(|digit| *digit < b'8');
+                rest
             }
             b';' => return Err(Ambiguity::PathParameter),
             b'\\' | b'#' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' => {
@@ -146,7 +171,7 @@ fn check_bytes(bytes: &[u8]) -> Result<bool, Ambiguity> {
             _ => tail,
         };
     }
-    Ok(escaped)
+    Ok(all_ascii)
 }
 
 /// Checks the two digits behind a `%`; answers with what follows them.
@@ -391,6 +416,11 @@ mod tests {
             ("/a%4", EscapeNotCanonical),
             ("/a%ZZ", EscapeNotCanonical),
             ("/a%FF", PathNotUtf8),
+            ("/a%80", PathNotUtf8),
+            ("/a%C3", PathNotUtf8),
+            ("/a%C3/%A9", PathNotUtf8),
+            ("/a%C0%AF", PathNotUtf8),
+            ("/a%ED%A0%80", PathNotUtf8),
         ] {
             assert_eq!(check_path(path), Err(expected), "{path}");
         }
@@ -411,6 +441,23 @@ mod tests {
             if is_plain(path.as_bytes()) {
                 prop_assert!(check_bytes(path.as_bytes()).is_ok());
                 prop_assert!(check_segments(&path).is_ok());
+            }
+        }
+
+        #[test]
+        fn a_path_is_utf_8_where_all_of_it_decoded_is(
+            path in "(/|a|%C3%A9|%E6%97%A5|%F0%9F%98%80){0,6}\
+                     (%C3|%E6%97|%F0%9F%98|%ED%A0%80|%C0%AF|%F4%90%80%80|%FF|%80)?(/|a|%A9){0,2}",
+        ) {
+            let decoded = percent_encoding::percent_decode_str(&path).decode_utf8();
+            prop_assert_eq!(decodes_to_utf8(path.as_bytes()), decoded.is_ok());
+        }
+
+        #[test]
+        fn a_path_that_is_ascii_once_decoded_is_known(path in "(/|a|%20|%28|%25|%80|%C3%A9|%E2%82%AC){0,12}") {
+            if let Ok(all_ascii) = check_bytes(path.as_bytes()) {
+                let mut decoded = percent_encoding::percent_decode_str(&path);
+                prop_assert_eq!(all_ascii, decoded.all(|byte| byte.is_ascii()));
             }
         }
 

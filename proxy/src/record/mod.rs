@@ -4,6 +4,8 @@
 //! so a caller that goes away leaves a record too. Workers only push; a thread of its own
 //! serialises, counts and writes, so that no decision waits for a disk.
 
+#[cfg(feature = "bench")]
+pub(crate) mod bench;
 mod calls;
 mod decision_id;
 mod decision_record;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::metrics::Metrics;
+use super::queue::Records;
 use super::tally::Tally;
 use super::{DecisionRecord, Queue, Recent, json, text};
 
@@ -56,17 +57,8 @@ impl Writer {
         recent: Arc<Recent>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let redirected = Arc::default();
-        let work = Work {
-            output,
-            redirected: Arc::clone(&redirected),
-            recent,
-            tally: Tally::new(metrics),
-            json: json::Writer::default(),
-            buffer: Vec::new(),
-            failing: false,
-            torn: false,
-        };
+        let work = Work::new(output, recent, metrics);
+        let redirected = Arc::clone(&work.redirected);
         let source = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("record".into())
@@ -96,13 +88,16 @@ fn lock(redirected: &Mutex<Option<Output>>) -> std::sync::MutexGuard<'_, Option<
     redirected.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Work {
+/// What the thread does.
+pub(super) struct Work {
     output: Output,
     redirected: Arc<Mutex<Option<Output>>>,
     recent: Arc<Recent>,
     tally: Tally,
     json: json::Writer,
     buffer: Vec<u8>,
+    /// How many dropped records have been told of.
+    dropped: u64,
     failing: bool,
     /// A line was begun and not ended: the disk became full in the middle of it.
     torn: bool,
@@ -132,29 +127,48 @@ fn write_lines(to: &mut dyn Write, lines: &[u8], torn: &mut bool) -> io::Result<
 }
 
 impl Work {
+    pub(super) fn new(output: Output, recent: Arc<Recent>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            output,
+            redirected: Arc::default(),
+            recent,
+            tally: Tally::new(metrics),
+            json: json::Writer::default(),
+            buffer: Vec::new(),
+            dropped: 0,
+            failing: false,
+            torn: false,
+        }
+    }
+
     fn run(mut self, queue: &Queue) {
         let mut batch = Vec::new();
-        let mut told = 0;
         while queue.take(&mut batch) {
-            if let Some(output) = lock(&self.redirected).take() {
-                self.output = output;
-            }
-            for record in &batch {
-                self.tally.count(record);
-                self.render(record);
-            }
-            self.flush();
-            self.recent.keep(&mut batch);
-            queue.reuse(&mut batch);
-            let dropped = queue.dropped();
-            if dropped > told {
-                self.tally.metrics().records_dropped(dropped - told);
-                tracing::warn!(
-                    dropped = dropped - told,
-                    "decision records dropped: the output is too slow"
-                );
-                told = dropped;
-            }
+            self.write(&mut batch, queue);
+        }
+    }
+
+    /// Counts and writes a batch, and gives its records back to be used again.
+    pub(super) fn write(&mut self, batch: &mut Records, queue: &Queue) {
+        if let Some(output) = lock(&self.redirected).take() {
+            self.output = output;
+        }
+        for record in &*batch {
+            self.tally.count(record);
+            self.render(record);
+        }
+        self.flush();
+        self.recent.keep(batch);
+        queue.reuse(batch);
+        self.tell_of_dropped(queue.dropped());
+    }
+
+    fn tell_of_dropped(&mut self, since_start: u64) {
+        let dropped = since_start.saturating_sub(self.dropped);
+        if dropped > 0 {
+            self.tally.metrics().records_dropped(dropped);
+            tracing::warn!(dropped, "decision records dropped: the output is too slow");
+            self.dropped = since_start;
         }
     }
 
