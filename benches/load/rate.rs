@@ -35,6 +35,12 @@ pub(crate) struct Rate {
     pub(crate) length: Duration,
 }
 
+/// Whether so many answers a second are what was asked for, but for those that were under way at the
+/// end.
+pub(crate) fn is_sustained(asked: u32, achieved: f64) -> bool {
+    achieved >= 0.95 * f64::from(asked)
+}
+
 /// What was found at one rate. Microseconds, from the moment each request was due.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latencies {
