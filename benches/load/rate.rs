@@ -3,6 +3,7 @@
 //! the request was due. A target that stalls is charged for every request that should have
 //! been made meanwhile (no coordinated omission).
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::client::{Plan, Sender};
 use crate::connector::Connector;
 use crate::process::Process;
 
-/// How long the last answers may take after the last request was due.
+/// How long an answer may take after the last request was sent.
 const GRACE: Duration = Duration::from_secs(30);
 /// Latencies are kept to three digits, up to a minute.
 const DIGITS: u8 = 3;
@@ -41,10 +42,32 @@ pub(crate) fn is_sustained(asked: u32, achieved: f64) -> bool {
     achieved >= 0.95 * f64::from(asked)
 }
 
+/// What was measured: a plan, at so many requests a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    pub(crate) plan: Plan,
+    pub(crate) per_second: u32,
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}/s", self.plan, self.per_second)
+    }
+}
+
 /// What was found at one rate. Microseconds, from the moment each request was due.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latencies {
+    /// Requests a second that were due.
+    pub(crate) asked_per_second: u32,
+    /// Those that were answered a second, until the last answer came.
+    pub(crate) answered_per_second: f64,
+    pub(crate) sustained: bool,
+    /// All that were due.
     pub(crate) requests: u64,
+    /// Those among them that nobody was free to send, although as much time again had passed as the
+    /// schedule took. They count with the time that they had waited by then.
+    pub(crate) unsent: u64,
     pub(crate) p50_us: f64,
     pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
@@ -63,6 +86,9 @@ pub(crate) type Due = Arc<Mutex<mpsc::UnboundedReceiver<Instant>>>;
 struct Recorded {
     latency: Histogram<u64>,
     lateness: Histogram<u64>,
+    unsent: u64,
+    /// When the last answer came.
+    last: Option<Instant>,
 }
 
 impl Recorded {
@@ -70,12 +96,16 @@ impl Recorded {
         Ok(Self {
             latency: Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)?,
             lateness: Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)?,
+            unsent: 0,
+            last: None,
         })
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
         self.latency.add(&other.latency)?;
         self.lateness.add(&other.lateness)?;
+        self.unsent += other.unsent;
+        self.last = self.last.max(other.last);
         Ok(())
     }
 }
@@ -105,13 +135,18 @@ async fn run_within(
     let (dispatch, due) = mpsc::unbounded_channel();
     let due = self::due(due);
     let mut callers = JoinSet::new();
+    let begin = Instant::now();
+    // A target that does not keep up gets as much time again, so that a run has an end.
+    let give_up = begin + rate.length * 2;
     for sender in senders {
-        callers.spawn(call(sender, Arc::clone(&due)));
+        callers.spawn(call(sender, Arc::clone(&due), give_up));
     }
     let before = process.cpu()?;
     // A thread of its own, which sleeps: tokio's timers fire on the millisecond.
     let requests = tokio::task::spawn_blocking(move || pace(rate, &dispatch)).await??;
-    let recorded = timeout(grace, finish(callers)).await;
+    ensure!(requests > 0, "no request was due in {:?}", rate.length);
+    let left = give_up.saturating_duration_since(Instant::now());
+    let recorded = timeout(left + grace, finish(callers)).await;
     let recorded = recorded.context("requests were left without an answer")??;
     let cpu = process.cpu()?.saturating_sub(before);
     ensure!(
@@ -119,7 +154,13 @@ async fn run_within(
         "{} of {requests} requests were answered",
         recorded.latency.len()
     );
-    Ok(Latencies::of(&recorded, cpu))
+    let took = recorded.last.map(|last| last - begin);
+    Ok(Latencies::of(
+        &recorded,
+        rate,
+        took.unwrap_or_default(),
+        cpu,
+    ))
 }
 
 /// One sender for each request that can be under way at once.
@@ -162,11 +203,16 @@ pub(crate) fn pace(rate: Rate, dispatch: &mpsc::UnboundedSender<Instant>) -> Res
     Ok(u64::from(told))
 }
 
-async fn call(mut sender: Sender, due: Due) -> Result<Recorded> {
+async fn call(mut sender: Sender, due: Due, give_up: Instant) -> Result<Recorded> {
     let mut recorded = Recorded::new()?;
     while let Some(moment) = next(&due).await {
         recorded.lateness.saturating_record(nanos(moment.elapsed()));
-        sender.exchange().await?;
+        if Instant::now() < give_up {
+            sender.exchange().await?;
+            recorded.last = Some(Instant::now());
+        } else {
+            recorded.unsent += 1;
+        }
         recorded.latency.saturating_record(nanos(moment.elapsed()));
     }
     Ok(recorded)
@@ -195,19 +241,25 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Latencies {
-    fn of(recorded: &Recorded, cpu: Duration) -> Self {
+    fn of(recorded: &Recorded, rate: Rate, took: Duration, cpu: Duration) -> Self {
         let us =
             |histogram: &Histogram<u64>, share| histogram.value_at_quantile(share) as f64 / 1e3;
         let latency = &recorded.latency;
+        let answered = latency.len().saturating_sub(recorded.unsent);
+        let per_second = answered as f64 / took.max(rate.length).as_secs_f64();
         Self {
+            asked_per_second: rate.per_second,
+            answered_per_second: per_second,
+            sustained: is_sustained(rate.per_second, per_second),
             requests: latency.len(),
+            unsent: recorded.unsent,
             p50_us: us(latency, 0.5),
             p90_us: us(latency, 0.9),
             p99_us: us(latency, 0.99),
             p999_us: us(latency, 0.999),
             max_us: latency.max() as f64 / 1e3,
             sent_late_p99_us: us(&recorded.lateness, 0.99),
-            cpu_us: cpu.as_secs_f64() * 1e6 / latency.len().max(1) as f64,
+            cpu_us: cpu.as_secs_f64() * 1e6 / answered.max(1) as f64,
         }
     }
 }
@@ -343,6 +395,21 @@ mod tests {
         assert!(found.p90_us >= 500.0 * MS, "{found:?}");
         assert!(found.p99_us >= 900.0 * MS, "{found:?}");
         assert!(found.p50_us < 400.0 * MS, "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_rate_that_is_not_sustained_is_told_and_the_run_has_an_end() {
+        // 32 callers at 200 ms an answer: 160 a second, at most.
+        let delay = |_| sleep(Duration::from_millis(200));
+        let found = measured(server(delay).await, 800, Duration::from_secs(1)).await;
+        assert!(!found.sustained, "{found:?}");
+        assert!(found.answered_per_second <= 161.0, "{found:?}");
+        // Two seconds, and what was under way then; all others count as well.
+        assert!(found.unsent >= 800 - 352, "{found:?}");
+        assert_eq!(found.requests, 800);
+        assert!(found.p90_us >= 1_000.0 * MS, "{found:?}");
+        let found = measured(server(delay).await, 20, Duration::from_secs(2)).await;
+        assert_eq!((found.unsent, found.requests), (0, 40), "{found:?}");
     }
 
     #[tokio::test]
