@@ -26,6 +26,8 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Shared {
     pub(super) job: Job,
     pub(super) fresh: bool,
+    /// After a failure in a closed loop.
+    pub(super) pause: Duration,
     pub(super) ask: Ask,
     /// Where exchanges are due at fixed moments.
     pub(super) due: Option<Due>,
@@ -92,7 +94,7 @@ async fn caller(side: Side, connector: &Connector, mut line: Option<Line>, share
         shared.note(side, begun, &answer);
         // In an open loop, what is due next is due all the same.
         if line.is_none() && shared.due.is_none() {
-            sleep(PAUSE).await;
+            sleep(shared.pause).await;
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Found {
     /// The first thing that was not to be expected.
     pub(super) example: Option<String>,
     /// When the last answer came, from the moment at which counting began.
-    last: Duration,
+    pub(super) last: Duration,
 }
 
 /// Latencies are kept to three digits, up to a minute.

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use crate::job::{Ask, Job};
 use crate::process::Process;
 use crate::rate::{self, Rate};
-use caller::{Shared, lock};
+use caller::{PAUSE, Shared, lock};
 use found::{Found, Side};
 
 #[derive(Debug, clap::Args)]
@@ -123,6 +123,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn measure(arguments: &Arguments) -> Result<Outcome> {
+    measure_pausing(arguments, PAUSE).await
+}
+
+async fn measure_pausing(arguments: &Arguments, pause: Duration) -> Result<Outcome> {
     let callers = identities::callers(arguments)?;
     let (dispatch, due) = mpsc::unbounded_channel();
     let (warm_up, length) = (
@@ -133,6 +137,7 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
     let shared = Arc::new(Shared {
         job: arguments.job,
         fresh: arguments.fresh,
+        pause,
         ask: arguments.ask()?,
         due: arguments.rate.map(|_| rate::due(due)),
         counts: begin..begin + length,

@@ -36,9 +36,10 @@ impl Outcome {
         self.sides.values().map(|found| found.latency.len()).sum()
     }
 
-    fn per_second(&self) -> f64 {
-        let sides = self.sides.values();
-        sides.map(|found| found.per_second(self.length)).sum()
+    /// Whether exchanges were answered as they were due.
+    fn sustained(&self) -> bool {
+        let mut sides = self.sides.values();
+        sides.all(|found| rate::is_sustained(self.length, found.last))
     }
 
     /// CPU time of the server for one exchange, in microseconds.
@@ -70,11 +71,10 @@ impl Outcome {
                 "\n{asked} a second were due, and waited for a caller for {:.0} µs (p99)",
                 self.late_us()
             );
-            if !rate::is_sustained(asked, self.per_second()) {
-                println!(
-                    "NOT SUSTAINED: {:.0} a second were answered",
-                    self.per_second()
-                );
+            if !self.sustained() {
+                let sides = self.sides.values();
+                let all: f64 = sides.map(|found| found.per_second(self.length)).sum();
+                println!("NOT SUSTAINED: {all:.0} a second were answered");
             }
         }
         if let Some((cpu_us, (_, peak_kib))) = self.cpu_us().zip(self.server) {
@@ -120,14 +120,13 @@ impl Outcome {
             })
             .collect();
         let asked = arguments.rate;
-        let sustained = asked.map(|asked| rate::is_sustained(asked, self.per_second()));
         let report = json!({
             "job": arguments.job,
             "connections": arguments.connections,
             "streams": arguments.streams,
             "fresh": arguments.fresh,
             "rate": asked,
-            "sustained": sustained,
+            "sustained": asked.map(|_| self.sustained()),
             "sent_late_p99_us": asked.map(|_| self.late_us()),
             "seconds": self.length.as_secs_f64(),
             "cpu_us": self.cpu_us(),

@@ -11,5 +11,6 @@ mod ground;
 pub(crate) mod hostile;
 mod liar;
 pub(crate) mod soak;
+mod store;
 mod verdict;
 mod witness;

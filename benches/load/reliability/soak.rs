@@ -1,6 +1,6 @@
 //! Mixed traffic while everything around it changes: SVIDs rotate, policies are loaded again, the
-//! upstream ends and comes back. No allowed call may be lost but to an upstream that is away, no
-//! denied call may pass, and memory stays where it is.
+//! upstream and the signal store end and come back. No allowed call may be lost but to an upstream
+//! that is away, no denied call may pass, and memory stays where it is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::ground::{self, Ground, Setting, Sidecar};
+use super::store::{Losses, PROGRAMS, Store};
 use super::verdict::{Findings, MemoryOverTime};
 use super::witness::{DENIED, DENIED_BYTE, Witness};
 use crate::job::{Answer, Ask, Job, Line};
@@ -36,6 +37,10 @@ pub(crate) struct Arguments {
     /// Seconds that the upstream stays away.
     #[arg(long, default_value_t = 0.5, value_parser = crate::seconds)]
     away: f64,
+    /// Seconds from one loss of the signal store to the next: it is killed and started with nothing in
+    /// it, or stopped for a while, by turns.
+    #[arg(long, default_value_t = 4.0, value_parser = crate::seconds)]
+    store: f64,
 }
 
 /// Exchanges on one connection before the next is opened.
@@ -52,16 +57,25 @@ const SAMPLE: Duration = Duration::from_millis(100);
 /// Where a promise is broken, or the run cannot be made.
 pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     let callers = usize::from(arguments.identities);
-    let ground = Arc::new(Ground::lay(program, callers)?);
+    let mut store = Store::start().await?;
+    let mut ground = Ground::lay(program, callers)?;
+    if let Some(store) = &store {
+        ground.share(store.address)?;
+    }
+    let ground = Arc::new(ground);
     let mut witness = Witness::start(ground.upstreams).await?;
     let mut sidecar = ground.start(Setting::PLAIN).await?;
+    if store.is_some() {
+        ground.quarantine().await?;
+    }
     let tally = Arc::new(Tally::default());
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let mut crowd = crowd(&ground, &tally, callers, end);
     let mut changes = Changes::new(arguments);
-    let memory = changes
-        .make(&ground, &mut witness, &tally, &mut sidecar, end)
-        .await;
+    let (memory, losses) = tokio::join!(
+        changes.make(&ground, &mut witness, &tally, &mut sidecar, end),
+        lose(&mut store, &ground, arguments, end),
+    );
     while let Some(caller) = crowd.join_next().await {
         caller??;
     }
@@ -69,7 +83,78 @@ pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
         rotations: ground.metric("wayleave_identity_updates_total").await?,
         reloads: ground.metric("wayleave_policy_loads_total").await?,
     };
-    report(&tally, &witness, &changes, &taken, &memory?, &mut sidecar)
+    let mut findings = Findings::default();
+    report(&tally, &witness, &changes, &taken, &mut findings);
+    match (&store, losses?) {
+        (Some(store), Some(losses)) => shared(store, &losses, &ground, &mut findings).await?,
+        _ => findings.skip(&format!(
+            "soak: the signal store (none of {PROGRAMS:?} is here)"
+        )),
+    }
+    if let Some(store) = &mut store {
+        store.kill().await?;
+    }
+    let memory = memory?;
+    findings.promise("memory is flat", memory.is_flat(), memory);
+    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
+    findings.verdict("soak")
+}
+
+/// Has the signal store come and go, where there is one.
+async fn lose(
+    store: &mut Option<Store>,
+    ground: &Ground,
+    arguments: &Arguments,
+    end: Instant,
+) -> Result<Option<Losses>> {
+    let Some(store) = store else {
+        return Ok(None);
+    };
+    let (every, away) = (arguments.store, arguments.away);
+    let (every, away) = (
+        Duration::from_secs_f64(every),
+        Duration::from_secs_f64(away),
+    );
+    let losses = store.come_and_go(ground, every, away, end).await?;
+    Ok(Some(losses))
+}
+
+/// What became of a signal store that came and went.
+async fn shared(
+    store: &Store,
+    losses: &Losses,
+    ground: &Ground,
+    findings: &mut Findings,
+) -> Result<()> {
+    let rounds = "wayleave_signal_store_reconcile_duration_seconds_count";
+    let (rounds, changes) = (
+        ground.metric(rounds).await?,
+        ground.metric("wayleave_signal_store_changes_total").await?,
+    );
+    let entries = store.entries().await?;
+    findings.promise(
+        "the signal store is used",
+        rounds > 0.0 && changes > 0.0 && entries > 0,
+        format!("{rounds} rounds of counters, {changes} changes, {entries} entries at the end"),
+    );
+    let reconnects = "wayleave_signal_store_reconnects_total";
+    let reconnects = ground.metric(reconnects).await?;
+    findings.promise(
+        "the signal store is lost, noticed and found again each time",
+        losses.count() > 0
+            && (losses.noticed, losses.found_again) == (losses.count(), losses.count())
+            && reconnects >= f64::from(losses.count()),
+        format!(
+            "{} ends and {} pauses, {} noticed, {} found again, {reconnects} new connections",
+            losses.ends, losses.pauses, losses.noticed, losses.found_again
+        ),
+    );
+    findings.promise(
+        "what the signal store forgot is written anew",
+        losses.written_anew == losses.ends,
+        format!("{} times", losses.written_anew),
+    );
+    Ok(())
 }
 
 /// What the sidecar says that it took up, its start included.
@@ -333,9 +418,8 @@ fn report(
     witness: &Witness,
     changes: &Changes,
     taken: &Taken,
-    memory: &MemoryOverTime,
-    sidecar: &mut Sidecar,
-) -> Result<()> {
+    findings: &mut Findings,
+) {
     println!(
         "\n| calls | served | upstream away: told | upstream away: cut | lost | refused | passed |"
     );
@@ -367,7 +451,6 @@ fn report(
             .all(|job| tally.count(|_, of, f| of == *job && f == fate) > 0)
     };
     let ledger = witness.ledger();
-    let mut findings = Findings::default();
     findings.promise(
         "every protocol is served",
         every(Fate::Served),
@@ -402,9 +485,6 @@ fn report(
             taken.rotations, taken.reloads
         ),
     );
-    findings.promise("memory is flat", memory.is_flat(), memory);
-    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
-    findings.verdict("soak")
 }
 
 #[cfg(test)]
