@@ -157,13 +157,7 @@ async fn run_within(
         "{} of {requests} requests were answered",
         recorded.latency.len()
     );
-    let took = recorded.last.map(|last| last - begin);
-    Ok(Latencies::of(
-        &recorded,
-        rate,
-        took.unwrap_or_default(),
-        cpu,
-    ))
+    Ok(Latencies::of(&recorded, rate, cpu))
 }
 
 /// One sender for each request that can be under way at once.
