@@ -69,7 +69,7 @@ pub(super) fn cpu(report: &Report) -> Vec<Block> {
 /// Resident memory, and what held things cost, as far as they were measured.
 pub(super) fn memory(report: &Report) -> Vec<Block> {
     let held = |what: &'static str| Block {
-        title: format!("KB each, of {what}"),
+        title: format!("KB each: {what}"),
         bars: bars(report.held.kinds(what), |kind| {
             let each = report.held.figures(what, kind, Held::bytes_each);
             (each.least() / 1e3, None)

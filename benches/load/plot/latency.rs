@@ -168,7 +168,9 @@ impl Panel<'_> {
                     (first * 0.85..last * 1.18)
                         .log_scale()
                         .with_key_points(rates.iter().map(|rate| f64::from(*rate)).collect()),
-                    (least * 0.8..most * 1.25).log_scale(),
+                    (least * 0.8..most * 1.25)
+                        .log_scale()
+                        .with_key_points(marks(least * 0.8, most * 1.25)),
                 ),
         )?;
         failed(
@@ -223,5 +225,24 @@ impl Panel<'_> {
         let all: Vec<f64> = rows.cases().into_iter().flat_map(of).collect();
         let least = all.iter().copied().fold(f64::MAX, f64::min);
         (least, all.iter().copied().fold(1.0, f64::max))
+    }
+}
+
+/// 1, 2 and 5 of every power of ten between two figures.
+fn marks(least: f64, most: f64) -> Vec<f64> {
+    let powers = (0..9).map(|power| 10_f64.powi(power));
+    let marks = powers.flat_map(|power| [power, 2.0 * power, 5.0 * power]);
+    let within = |mark: &f64| (least..=most).contains(mark);
+    marks.filter(within).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_round_and_within() {
+        assert_eq!(marks(90.0, 1_100.0), [100.0, 200.0, 500.0, 1_000.0]);
+        assert_eq!(marks(150.0, 160.0), []);
     }
 }
