@@ -15,15 +15,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 use crate::job::{Ask, Job};
 use crate::process::Process;
-use crate::rate::{self, Rate};
+use crate::rate::{self, Due, Rate};
 use caller::{PAUSE, Shared, lock};
 use found::{Found, Side};
 
@@ -128,18 +128,28 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
 
 async fn measure_pausing(arguments: &Arguments, pause: Duration) -> Result<Outcome> {
     let callers = identities::callers(arguments)?;
-    let (dispatch, due) = mpsc::unbounded_channel();
     let (warm_up, length) = (
         Duration::from_secs_f64(arguments.warm_up),
         Duration::from_secs_f64(arguments.seconds),
     );
-    let begin = Instant::now() + warm_up;
+    let pacing = arguments.rate.map(|per_second| {
+        let length = warm_up + length;
+        pacing(Rate { per_second, length })
+    });
+    let (due, pacing, started) = match pacing {
+        Some((due, pacing, started)) => {
+            let started = started.await.context("the schedule did not begin")?;
+            (Some(due), Some(pacing), started)
+        }
+        None => (None, None, Instant::now()),
+    };
+    let begin = started + warm_up;
     let shared = Arc::new(Shared {
         job: arguments.job,
         fresh: arguments.fresh,
         pause,
         ask: arguments.ask()?,
-        due: arguments.rate.map(|_| rate::due(due)),
+        due,
         counts: begin..begin + length,
         stopping: AtomicBool::new(false),
         count: AtomicU64::new(0),
@@ -154,14 +164,7 @@ async fn measure_pausing(arguments: &Arguments, pause: Duration) -> Result<Outco
         let (shared, streams) = (Arc::clone(&shared), arguments.streams);
         tasks.spawn(caller::keep_calling(side, connector, streams, shared));
     }
-    let pacing = arguments.rate.map(|per_second| {
-        let rate = Rate {
-            per_second,
-            length: warm_up + length,
-        };
-        tokio::task::spawn_blocking(move || rate::pace(rate, &dispatch))
-    });
-    sleep(warm_up).await;
+    sleep(begin.saturating_duration_since(Instant::now())).await;
     let server = observe(arguments.pid, &shared, length).await?;
     shared.stopping.store(true, Ordering::Relaxed);
     if let Some(pacing) = pacing {
@@ -179,6 +182,19 @@ async fn measure_pausing(arguments: &Arguments, pause: Duration) -> Result<Outco
         late,
         server,
     })
+}
+
+/// The moments of a schedule, whoever tells them, and when it began.
+fn pacing(rate: Rate) -> (Due, JoinHandle<Result<u64>>, oneshot::Receiver<Instant>) {
+    let (dispatch, due) = mpsc::unbounded_channel();
+    let (begin, began) = oneshot::channel();
+    let telling = tokio::task::spawn_blocking(move || {
+        rate::pace_from(rate, &dispatch, |started| {
+            // Who does not wait for it does not need it.
+            let _ = begin.send(started);
+        })
+    });
+    (rate::due(due), telling, began)
 }
 
 impl Arguments {
