@@ -41,6 +41,22 @@ pub(crate) async fn control(what: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
+/// What was dumped at the `number`th time, a text for each thread.
+pub(crate) fn dumps(out: &Path, number: u32) -> Result<Vec<String>> {
+    let folder = out.parent().context("a dump is in no folder")?;
+    let name = out.file_name().context("a dump has no name")?;
+    let prefix = format!("{}.{number}-", name.to_string_lossy());
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            texts.push(std::fs::read_to_string(entry.path())?);
+        }
+    }
+    ensure!(!texts.is_empty(), "callgrind left no dump {number}");
+    Ok(texts)
+}
+
 /// The names of a process's threads in the order of their starts.
 pub(crate) fn threads_of(pid: u32) -> Result<Vec<String>> {
     let mut threads = Vec::new();
@@ -112,6 +128,28 @@ impl Profile {
             Some(count) if ALLOCATORS.contains(&callee) => self.allocations += count,
             Some(_) => {}
         }
+    }
+
+    /// What several did together.
+    pub(crate) fn sum(profiles: impl IntoIterator<Item = Self>) -> Self {
+        let mut sum = Self::default();
+        for profile in profiles {
+            for (name, cost) in profile.functions {
+                let of = sum.functions.entry(name).or_default();
+                of.own += cost.own;
+                of.inclusive += cost.inclusive;
+            }
+            sum.allocations += profile.allocations;
+        }
+        sum
+    }
+
+    /// The functions in which something was spent, those with most first.
+    pub(crate) fn dearest(self) -> Vec<String> {
+        let mut functions: Vec<_> = self.functions.into_iter().collect();
+        functions.retain(|(_, cost)| cost.own > 0);
+        functions.sort_by(|(a, of_a), (b, of_b)| (of_b.own, a).cmp(&(of_a.own, b)));
+        functions.into_iter().map(|(name, _)| name).collect()
     }
 
     pub(crate) fn total(&self) -> u64 {

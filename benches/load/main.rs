@@ -20,6 +20,7 @@ mod guard;
 mod hold;
 mod instructions;
 mod job;
+mod layout;
 mod leases;
 mod live;
 mod measure;
@@ -128,6 +129,8 @@ enum Part {
     Leases(leases::Arguments),
     /// Compare those of a request and of a decision with the committed base line.
     Guard(guard::Arguments),
+    /// List the sidecar's functions in the order in which they run, for the linker.
+    Layout(layout::Arguments),
     /// Mixed traffic while SVIDs rotate, policies reload and the upstream restarts.
     Soak(reliability::soak::Arguments),
     /// A well-behaved client among slow, flooding, lying and idle peers.
@@ -182,6 +185,10 @@ fn main() -> Result<()> {
         Some(Part::Guard(guarded)) => {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(guard::run(&guarded, sidecar))
+        }
+        Some(Part::Layout(listed)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(layout::run(&listed, sidecar))
         }
         Some(Part::Soak(soak)) => {
             let sidecar = sidecar(&arguments)?;

@@ -18,6 +18,13 @@ pub(crate) enum Peer {
     Haproxy,
 }
 
+/// Whether a peer writes of each request. Only Envoy's configuration has a place for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessLog {
+    Off,
+    File,
+}
+
 /// A peer that is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
@@ -106,12 +113,18 @@ impl Found {
     pub(crate) fn configure(
         &self,
         papers: &Papers,
+        log: AccessLog,
         listen: SocketAddr,
         upstream: SocketAddr,
     ) -> Result<Vec<OsString>> {
+        let log = match log {
+            AccessLog::Off => "[]",
+            AccessLog::File => concat!("\n", include_str!("../peers/envoy-access-log.yaml")),
+        };
         let (name, template) = self.peer.template();
         let directory = papers.path().to_str().context("the folder is not UTF-8")?;
         let config = template
+            .replace("@ACCESS_LOG@", log)
             .replace("@PORT@", &listen.port().to_string())
             .replace("@UPSTREAM_PORT@", &upstream.port().to_string())
             .replace("@PAPERS@", directory)

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::client::Plan;
 use crate::connector::Connector;
 use crate::papers::{Allowance, Caller, Papers};
-use crate::peers::{Found, Peer};
+use crate::peers::{AccessLog, Found, Peer};
 use crate::process::Process;
 
 /// The core of the process under test, and that of everybody else.
@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     SidecarSignals,
     /// Somebody else's proxy.
     Peer(Peer),
+    /// Envoy, an access log written to a file.
+    EnvoyLogging,
 }
 
 /// How many policies it has in the comparison by their number, beside one.
@@ -65,6 +67,7 @@ impl fmt::Display for Kind {
             Self::SidecarSignals => "wayleave, signals on",
             Self::SidecarRecording => "wayleave, records to a file",
             Self::Peer(peer) => peer.name(),
+            Self::EnvoyLogging => "Envoy, access log to a file",
         })
     }
 }
@@ -93,14 +96,20 @@ impl Stage {
     }
 
     /// Everything whose requests are measured: the sidecar by its number of policies as well, and
-    /// with signals.
+    /// with signals; and Envoy with its log on, as the sidecar with its records.
     pub(crate) fn crowd(&self) -> Vec<Kind> {
-        let mut kinds = self.kinds();
-        let after = kinds.iter().position(|kind| *kind == Kind::Sidecar);
-        let at = after.map_or(kinds.len(), |at| at + 1);
-        let ours = POLICIES.map(Kind::SidecarOf).into_iter();
-        kinds.splice(at..at, ours.chain([Kind::SidecarSignals]));
+        let more = |kind| match kind {
+            Kind::Sidecar => {
+                let policies = POLICIES.map(Kind::SidecarOf).into_iter();
+                policies.chain([Kind::SidecarSignals]).collect()
+            }
+            Kind::Peer(Peer::Envoy) => vec![Kind::EnvoyLogging],
+            _ => Vec::new(),
+        };
+        let kinds = self.kinds().into_iter();
         kinds
+            .flat_map(|kind| [kind].into_iter().chain(more(kind)))
+            .collect()
     }
 
     /// A command on a core, run by the instrument if it is the one under test.
@@ -221,7 +230,11 @@ async fn proxy(
             recording("off", allowance.with(reading)).await
         }
         Kind::SidecarRecording => recording("file:log/decisions.jsonl", allowance).await,
-        Kind::Peer(peer) => started_peer(stage.peer(peer)?, stage, upstream).await,
+        Kind::Peer(peer) => started_peer(stage.peer(peer)?, AccessLog::Off, stage, upstream).await,
+        Kind::EnvoyLogging => {
+            let envoy = stage.peer(Peer::Envoy)?;
+            started_peer(envoy, AccessLog::File, stage, upstream).await
+        }
     }
 }
 
@@ -279,11 +292,12 @@ pub(crate) async fn started_sidecar(
 /// Starts a peer on a port that was free a moment ago, and waits until it accepts.
 async fn started_peer(
     found: &Found,
+    log: AccessLog,
     stage: &Stage,
     upstream: SocketAddr,
 ) -> Result<(Child, SocketAddr)> {
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let arguments = found.configure(&stage.papers, address, upstream)?;
+    let arguments = found.configure(&stage.papers, log, address, upstream)?;
     let mut command = stage.command(&found.program, UNDER_TEST);
     command
         .args(arguments)

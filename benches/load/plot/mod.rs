@@ -26,6 +26,7 @@ fn colour(kind: Kind) -> RGBColor {
         Kind::Sidecar | Kind::SidecarOf(_) | Kind::SidecarSignals => RGBColor(0, 114, 178),
         Kind::SidecarRecording => RGBColor(86, 180, 233),
         Kind::Peer(Peer::Envoy) => RGBColor(213, 94, 0),
+        Kind::EnvoyLogging => RGBColor(236, 152, 96),
         Kind::Peer(Peer::Nginx) => RGBColor(0, 158, 115),
         Kind::Peer(Peer::Haproxy) => RGBColor(204, 121, 167),
     }

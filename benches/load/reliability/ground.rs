@@ -66,6 +66,8 @@ pub(crate) struct Ground {
     program: PathBuf,
     /// Where the signal store is, if there is one.
     store: Option<SocketAddr>,
+    /// What the sidecar is run by: nothing, or an instrument with its arguments.
+    instrument: Vec<OsString>,
 }
 
 impl Ground {
@@ -93,6 +95,7 @@ impl Ground {
             admin: next()?,
             program,
             store: None,
+            instrument: Vec::new(),
         };
         ground.permit(0)?;
         Ok(ground)
@@ -124,6 +127,11 @@ impl Ground {
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`wayleave quarantine`: {told}");
         Ok(())
+    }
+
+    /// The same, with the sidecar run by an instrument.
+    pub(crate) fn run_by(self, instrument: Vec<OsString>) -> Self {
+        Self { instrument, ..self }
     }
 
     /// Writes the policies anew. They always say the same of the callers; their number and text
@@ -206,8 +214,10 @@ impl Ground {
         environment: impl IntoIterator<Item = (&'static str, OsString)>,
     ) -> Result<Sidecar> {
         let config = self.configure(setting)?;
-        let mut command = Command::new(&self.program);
-        command.envs(environment).stdin(Stdio::null());
+        let program = OsString::from(&self.program);
+        let mut words = self.instrument.iter().cloned().chain([program]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).envs(environment).stdin(Stdio::null());
         // Warnings are what is wanted here: there is one for each peer that was refused.
         let (child, _) = target::started_sidecar(command, &config, &["\"ERROR\""]).await?;
         let process = Process::new(child.id().context("the sidecar has ended")?);

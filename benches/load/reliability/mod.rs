@@ -6,6 +6,8 @@ mod attacks;
 pub(crate) mod chaos;
 mod clock;
 mod disk;
+pub(crate) mod everyday;
+mod fate;
 mod frames;
 mod ground;
 pub(crate) mod hostile;

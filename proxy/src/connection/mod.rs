@@ -200,7 +200,7 @@ impl Connection {
             }
         };
         let how = forward::How {
-            times: self.times(shape),
+            times: self.times(shape, lease.began().into()),
             expects_continue,
         };
         let pool = found.pool(lease.call().map_or("", Call::host));
@@ -296,15 +296,15 @@ impl Connection {
         }
     }
 
-    /// How long a call that begins now may take. A gRPC stream may be silent for as long as both
+    /// How long a call that began at `began` may take. A gRPC stream may be silent for as long as both
     /// sides like; its deadline is its client's.
-    fn times(&self, shape: Shape) -> Times {
+    fn times(&self, shape: Shape, began: tokio::time::Instant) -> Times {
         let limits = &self.gate.limits;
         let body = (shape != Shape::Grpc).then_some(limits.body_timeout);
         let whole = limits.request_timeout;
         Times {
             body,
-            whole: whole.map(|whole| (tokio::time::Instant::now() + whole, whole)),
+            whole: whole.map(|whole| (began + whole, whole)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http::StatusCode;
 use wayleave_authz::Direction;
@@ -150,9 +151,14 @@ impl Lease {
         self.entry.calls()
     }
 
-    /// Notes that the answer was delivered whole.
-    pub(crate) fn completed(&mut self) {
-        self.entry.completed();
+    /// When the call began.
+    pub(crate) fn began(&self) -> Instant {
+        self.entry.opened()
+    }
+
+    /// Notes that the answer was delivered whole, now; the lease is to be dropped then.
+    pub(crate) fn completed(&mut self) -> Instant {
+        self.entry.completed()
     }
 
     /// What counts the bytes that leave by the answer: of a call that comes in.

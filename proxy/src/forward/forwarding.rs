@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
-use tokio::time::Instant;
 
 use super::error::ForwardError;
 use super::outgoing::{Outgoing, Special};
@@ -55,11 +54,12 @@ pub(super) fn shortest(
     request: Request<RequestBody>,
 ) -> Forwarding<impl Future<Output = Sent> + Send + use<>> {
     let mut tried = Tried::default();
-    let now = Instant::now();
-    match call.pool.at_hand(&mut tried, now.into_std()) {
+    // The moment in which the call began will do: it has waited for nothing since.
+    let now = call.lease.began();
+    match call.pool.at_hand(&mut tried, now) {
         Some(connection) => Forwarding::Short {
-            straight: connection.send(request, now.into_std()),
-            patience: call.patience(now),
+            straight: connection.send(request, now),
+            patience: call.patience(now.into()),
             call: Some(call),
             tried,
         },

@@ -154,7 +154,9 @@ async fn carry(
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());
     match ended {
-        Ok(()) => lease.completed(),
+        Ok(()) => {
+            lease.completed();
+        }
         Err(failure) => {
             lease.failed(failure);
             upstream.reset();
@@ -179,7 +181,9 @@ async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, te
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());
     match ended {
-        Ok(()) => lease.completed(),
+        Ok(()) => {
+            lease.completed();
+        }
         Err(failure) => {
             lease.failed(failure);
             tokio::join!(

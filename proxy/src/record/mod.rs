@@ -122,6 +122,11 @@ impl Entry {
         self.record.as_ref().map_or(Uuid::nil(), |record| record.id)
     }
 
+    /// When the call began, on a clock that nobody sets.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
     /// When the call began, on the wall clock.
     pub(crate) fn time(&self) -> SystemTime {
         self.record
@@ -262,9 +267,16 @@ impl Entry {
         self.edit(|record| record.carried = Some(carried));
     }
 
-    /// Notes that the answer was delivered whole: no failure by a later drop.
-    pub(crate) fn completed(&mut self) {
-        self.edit(|record| record.complete = true);
+    /// Notes that the answer was delivered whole, now: no failure by a later drop, which follows at
+    /// once.
+    pub(crate) fn completed(&mut self) -> Instant {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.opened);
+        self.edit(|record| {
+            record.complete = true;
+            record.call_time = took;
+        });
+        now
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut DecisionRecord)) {
@@ -278,9 +290,9 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.calls.end();
         if let Some(mut record) = self.record.take() {
-            record.call_time = self.opened.elapsed();
-            if !record.complete && record.failure.is_none() {
-                record.failure = Some(match Waiting::said() {
+            if !record.complete {
+                record.call_time = self.opened.elapsed();
+                record.failure.get_or_insert_with(|| match Waiting::said() {
                     Waiting::GivenUp => Failure::BodyTimeout,
                     _ => self.calls.why_cut(),
                 });

@@ -115,8 +115,9 @@ impl Slot {
         None
     }
 
-    /// Keeps a connection for the next call, unless somebody else needs its place.
-    pub(super) fn keep(&self, kept: Kept) {
+    /// Keeps a connection, idle from `since` on, for the next call, unless somebody else needs its
+    /// place.
+    pub(super) fn keep(&self, kept: Kept, since: Instant) {
         if kept.sender.is_closed() || self.is_retired() {
             return;
         }
@@ -129,10 +130,7 @@ impl Slot {
         if waited_for && !self.has_waiters() {
             return;
         }
-        idle.push(Idle {
-            kept,
-            since: Instant::now(),
-        });
+        idle.push(Idle { kept, since });
         drop(idle);
         self.tell_freed();
     }

@@ -1,0 +1,99 @@
+//! What a sidecar commonly does, each thing a few times: every protocol, for callers that it serves
+//! and callers that it refuses, scrapes of its metrics, and a change of its policies.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::{sleep, timeout};
+
+use super::ground::{self, Ground, Setting, Sidecar};
+use super::witness::{DENIED, DENIED_BYTE, Witness};
+use crate::job::{Answer, Job, Line};
+
+const RECORDING: Setting = Setting {
+    decisions: "file:log/decisions.jsonl",
+    ..Setting::PLAIN
+};
+/// Exchanges of each caller by each protocol.
+const EXCHANGES: usize = 5;
+/// A sidecar under an instrument takes its time.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+
+/// A sidecar that has done it all, and still runs.
+pub(crate) struct Day {
+    sidecar: Sidecar,
+    /// Kept: they end when dropped.
+    _witness: Witness,
+    _ground: Ground,
+}
+
+impl Day {
+    /// Has a sidecar do it, run by `instrument`.
+    ///
+    /// # Errors
+    /// When a call is not answered as it should be, or the new policies are not taken up.
+    pub(crate) async fn spend(program: PathBuf, instrument: Vec<OsString>) -> Result<Self> {
+        let ground = Ground::lay(program, 1)?.run_by(instrument);
+        let witness = Witness::start(ground.upstreams).await?;
+        let sidecar = ground.start(RECORDING).await?;
+        for job in Job::ALL {
+            serve(&ground, job).await?;
+            refuse(&ground, job).await?;
+        }
+        let loads = ground.metric("wayleave_policy_loads_total").await?;
+        ground.permit(1)?;
+        let taken_up = async {
+            while ground.metric("wayleave_policy_loads_total").await? <= loads {
+                sleep(POLL).await;
+            }
+            Ok(())
+        };
+        let result: Result<()> = timeout(PATIENCE, taken_up).await?;
+        result.context("waiting for the new policies")?;
+        Ok(Self {
+            sidecar,
+            _witness: witness,
+            _ground: ground,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.sidecar.process.pid()
+    }
+}
+
+async fn serve(ground: &Ground, job: Job) -> Result<()> {
+    let connector = ground.connector(&ground::allowed(0), job)?;
+    let ask = ground::ask(job, &[b'A'; 32]);
+    let opened = timeout(PATIENCE, Line::open(&connector, job, &ask)).await??;
+    let Ok(mut line) = opened else {
+        anyhow::bail!("{job} was refused to a caller that is allowed");
+    };
+    for _ in 0..EXCHANGES {
+        let answer = timeout(PATIENCE, line.exchange(&ask)).await??;
+        ensure!(answer == Answer::Ok, "{job} was answered {answer}");
+    }
+    Ok(())
+}
+
+async fn refuse(ground: &Ground, job: Job) -> Result<()> {
+    let connector = ground.connector(&ground::denied(0), job)?;
+    let mut ask = ground::ask(job, &[DENIED_BYTE; 32]);
+    ask.mark = Some(DENIED);
+    let exchange = async {
+        match Line::open(&connector, job, &ask).await? {
+            Ok(mut line) => line.exchange(&ask).await,
+            Err(answer) => Ok(answer),
+        }
+    };
+    // Bytes have no status: the connection is reset.
+    let answer = timeout(PATIENCE, exchange).await?;
+    ensure!(
+        !matches!(answer, Ok(Answer::Ok)),
+        "{job} was served to a caller that is denied"
+    );
+    Ok(())
+}
