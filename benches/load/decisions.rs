@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
     }
     match &arguments.plots {
-        Some(folder) => plot::decisions(&all, folder),
+        Some(folder) => plot::decisions::draw(&all, folder),
         None => Ok(()),
     }
 }

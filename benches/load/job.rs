@@ -50,6 +50,11 @@ impl Job {
         Self::WebSocket,
         Self::Tcp,
     ];
+
+    /// Whether callers can share a connection.
+    pub(crate) fn shares(self) -> bool {
+        matches!(self, Self::Http2 | Self::GrpcUnary)
+    }
 }
 
 impl fmt::Display for Job {

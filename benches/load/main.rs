@@ -46,7 +46,7 @@ use crate::bulk::Way;
 use crate::client::Plan;
 use crate::papers::{Allowance, Papers};
 use crate::peers::Peer;
-use crate::rate::Rate;
+use crate::rate::{Pace, Rate};
 use crate::report::{About, Report};
 use crate::target::{Kind, Stage, Target};
 
@@ -58,6 +58,7 @@ use crate::target::{Kind, Stage, Target};
   target/release/load
   target/release/load --rounds 5 --json results.json --plots plots
   target/release/load --only requests --seconds 20
+  target/release/load --only latency --rate 1000,8000,16000
   target/release/load instructions
   target/release/load leases
   target/release/load guard
@@ -75,9 +76,10 @@ struct Arguments {
     /// How many times every target is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Requests a second in the measurement of latency.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rate: u32,
+    /// Requests a second in the measurement of latency, one rate after the other; 500, 1000, 2000
+    /// and 4000 by default.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Vec<u32>,
     /// Idle connections in the measurement of memory.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=11_000))]
     connections: u32,
@@ -253,6 +255,9 @@ impl Arguments {
         (self.seconds, self.rounds) = (0.2, 1);
         (self.connections, self.streams) = (100, 50);
         self.bytes = 20_000_000;
+        if self.rate.is_empty() {
+            self.rate = vec![500, 2_000];
+        }
     }
 
     fn asks_for(&self, topic: Topic) -> bool {
@@ -263,11 +268,15 @@ impl Arguments {
         Duration::from_secs_f64(self.seconds)
     }
 
-    fn rate(&self) -> Rate {
-        Rate {
-            per_second: self.rate,
-            length: self.length(),
-        }
+    /// The rates at which latency is measured, each once, the lowest first.
+    fn rates(&self) -> Vec<u32> {
+        let mut rates = match self.rate.as_slice() {
+            [] => vec![500, 1_000, 2_000, 4_000],
+            rates => rates.to_vec(),
+        };
+        rates.sort_unstable();
+        rates.dedup();
+        rates
     }
 
     fn about(&self, stage: &Stage, first: bool) -> About {
@@ -276,7 +285,7 @@ impl Arguments {
             seconds: self.seconds,
             rounds: self.rounds,
             pinned: stage.pinned,
-            rate: self.rate(),
+            rates: self.rates(),
             peers: stage.peers.clone(),
         }
     }
@@ -344,12 +353,22 @@ impl Run {
             for kind in self.stage.kinds() {
                 eprintln!("  latency: {plan}, {kind}");
                 let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
-                let connector = target.connector(plan, &self.stage)?;
-                let found = rate::run(&connector, plan, self.arguments.rate(), target.process)
-                    .await
-                    .with_context(|| format!("measuring the latency of {kind} by {plan}"))?;
-                self.report.latencies.add(plan, kind, found);
+                self.by_rate(plan, kind, &target).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn by_rate(&mut self, plan: Plan, kind: Kind, target: &Target) -> Result<()> {
+        let connector = target.connector(plan, &self.stage)?;
+        for per_second in self.arguments.rates() {
+            let length = self.arguments.length();
+            let rate = Rate { per_second, length };
+            let found = rate::run(&connector, plan, rate, target.process)
+                .await
+                .with_context(|| format!("latency of {kind} by {plan} at {per_second}/s"))?;
+            let pace = Pace { plan, per_second };
+            self.report.latencies.add(pace, kind, found);
         }
         Ok(())
     }

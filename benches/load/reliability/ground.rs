@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::connector::Connector;
 use crate::job::{Ask, Job};
@@ -23,6 +23,16 @@ use crate::target;
 
 /// How long an address may be in use by what has just ended.
 const LETTING_GO: Duration = Duration::from_secs(10);
+
+const SOCKET: &str = "admin.sock";
+
+/// Policies that read what a fleet shares.
+const SHARED: &str = r#"
+@id("but-for-its-quarantine") permit (
+  principal == Workload::"spiffe://load.example/ns/denied/sa/0", action, resource);
+@id("not-so-much") forbid (principal, action, resource)
+when { context.signals.calls_per_minute > 1000000000 };
+"#;
 
 /// One address for each listener, or each of its upstreams.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +64,8 @@ pub(crate) struct Ground {
     pub(crate) upstreams: Three,
     admin: SocketAddr,
     program: PathBuf,
+    /// Where the signal store is, if there is one.
+    store: Option<SocketAddr>,
     /// What the sidecar is run by: nothing, or an instrument with its arguments.
     instrument: Vec<OsString>,
 }
@@ -82,10 +94,39 @@ impl Ground {
             upstreams,
             admin: next()?,
             program,
+            store: None,
             instrument: Vec::new(),
         };
         ground.permit(0)?;
         Ok(ground)
+    }
+
+    /// Shares what is known of callers through a store at this address. From now on the policies read
+    /// a counter that the fleet shares, and allow the first of the denied callers as well: nothing but
+    /// a [quarantine](Self::quarantine) stops that one.
+    pub(crate) fn share(&mut self, store: SocketAddr) -> Result<()> {
+        self.store = Some(store);
+        self.permit(0)
+    }
+
+    /// Puts the first of the denied callers into quarantine, as an operator does.
+    pub(crate) async fn quarantine(&self) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args([
+            "quarantine",
+            "start",
+            "spiffe://load.example/ns/denied/sa/0",
+        ]);
+        command
+            .args(["--for", "720h", "--socket"])
+            .arg(self.papers.path().join(SOCKET));
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(LETTING_GO, output)
+            .await
+            .context("`wayleave quarantine`")??;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`wayleave quarantine`: {told}");
+        Ok(())
     }
 
     /// The same, with the sidecar run by an instrument.
@@ -102,6 +143,9 @@ impl Ground {
                  [Action::\"http:read\", Action::\"http:write\", Action::\"tcp:connect\"], resource);\n\
                  @id(\"nobody-there\") forbid (principal, action in Action::\"http:read\", \
                  resource in Service::\"web\") when { resource.path like \"/forbidden*\" };\n";
+        if self.store.is_some() {
+            text += SHARED;
+        }
         for more in 0..edition % 50 {
             let _ = writeln!(
                 text,
@@ -121,11 +165,18 @@ impl Ground {
         let mut yaml = format!(
             "identity: {{ files: {{ svid: app.pem, key: app.key, bundle: bundle.pem }} }}\n\
              policies: {{ paths: [calls.cedar] }}\n\
-             admin: {{ listen: \"{}\" }}\n\
-             log: {{ decisions: \"{decisions}\" }}\n\
-             inbound:\n",
+             admin: {{ listen: \"{}\", socket: {SOCKET} }}\n\
+             log: {{ decisions: \"{decisions}\" }}\n",
             self.admin
         );
+        if let Some(store) = self.store {
+            let _ = writeln!(
+                yaml,
+                "signals: {{ store: {{ url: \"redis://{store}\", timeout: 300ms, \
+                 fleet_wide: [calls_per_minute], reconcile_every: 1s }} }}"
+            );
+        }
+        yaml += "inbound:\n";
         let (listens, upstreams) = (self.listens, self.upstreams);
         for (name, listen, address, more, limits, upstream) in [
             ("web", listens.web, upstreams.web, "", limits, upstream),
@@ -237,7 +288,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Addresses that nobody listens on: all are held at once, then let go.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+pub(super) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let held = (0..count).map(|_| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let held = held.collect::<std::io::Result<Vec<_>>>()?;
     Ok(held

@@ -1,20 +1,21 @@
 //! Mixed traffic while everything around it changes: SVIDs rotate, policies are loaded again, the
-//! upstream ends and comes back. No allowed call may be lost but to an upstream that is away, no
-//! denied call may pass, and memory stays where it is.
+//! upstream and the signal store end and come back. No allowed call may be lost but to an upstream
+//! that is away, no denied call may pass, and memory stays where it is.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::fate::{Fate, Part, Side, Tally};
 use super::ground::{self, Ground, Setting, Sidecar};
+use super::store::{Losses, PROGRAMS, Store};
 use super::verdict::{Findings, MemoryOverTime};
-use super::witness::{DENIED, DENIED_BYTE, Witness};
-use crate::job::{Answer, Ask, Job, Line};
+use super::witness::Witness;
+use crate::job::{Job, Line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -36,6 +37,10 @@ pub(crate) struct Arguments {
     /// Seconds that the upstream stays away.
     #[arg(long, default_value_t = 0.5, value_parser = crate::seconds)]
     away: f64,
+    /// Seconds from one loss of the signal store to the next: it is killed and started with nothing in
+    /// it, or stopped for a while, by turns.
+    #[arg(long, default_value_t = 4.0, value_parser = crate::seconds)]
+    store: f64,
 }
 
 /// Exchanges on one connection before the next is opened.
@@ -52,16 +57,25 @@ const SAMPLE: Duration = Duration::from_millis(100);
 /// Where a promise is broken, or the run cannot be made.
 pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     let callers = usize::from(arguments.identities);
-    let ground = Arc::new(Ground::lay(program, callers)?);
+    let mut store = Store::start().await?;
+    let mut ground = Ground::lay(program, callers)?;
+    if let Some(store) = &store {
+        ground.share(store.address)?;
+    }
+    let ground = Arc::new(ground);
     let mut witness = Witness::start(ground.upstreams).await?;
     let mut sidecar = ground.start(Setting::PLAIN).await?;
+    if store.is_some() {
+        ground.quarantine().await?;
+    }
     let tally = Arc::new(Tally::default());
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let mut crowd = crowd(&ground, &tally, callers, end);
     let mut changes = Changes::new(arguments);
-    let memory = changes
-        .make(&ground, &mut witness, &tally, &mut sidecar, end)
-        .await;
+    let (memory, losses) = tokio::join!(
+        changes.make(&ground, &mut witness, &tally, &mut sidecar, end),
+        lose(&mut store, &ground, arguments, end),
+    );
     while let Some(caller) = crowd.join_next().await {
         caller??;
     }
@@ -69,7 +83,78 @@ pub(crate) async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
         rotations: ground.metric("wayleave_identity_updates_total").await?,
         reloads: ground.metric("wayleave_policy_loads_total").await?,
     };
-    report(&tally, &witness, &changes, &taken, &memory?, &mut sidecar)
+    let mut findings = Findings::default();
+    report(&tally, &witness, &changes, &taken, &mut findings);
+    match (&store, losses?) {
+        (Some(store), Some(losses)) => shared(store, &losses, &ground, &mut findings).await?,
+        _ => findings.skip(&format!(
+            "soak: the signal store (none of {PROGRAMS:?} is here)"
+        )),
+    }
+    if let Some(store) = &mut store {
+        store.kill().await?;
+    }
+    let memory = memory?;
+    findings.promise("memory is flat", memory.is_flat(), memory);
+    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
+    findings.verdict("soak")
+}
+
+/// Has the signal store come and go, where there is one.
+async fn lose(
+    store: &mut Option<Store>,
+    ground: &Ground,
+    arguments: &Arguments,
+    end: Instant,
+) -> Result<Option<Losses>> {
+    let Some(store) = store else {
+        return Ok(None);
+    };
+    let (every, away) = (arguments.store, arguments.away);
+    let (every, away) = (
+        Duration::from_secs_f64(every),
+        Duration::from_secs_f64(away),
+    );
+    let losses = store.come_and_go(ground, every, away, end).await?;
+    Ok(Some(losses))
+}
+
+/// What became of a signal store that came and went.
+async fn shared(
+    store: &Store,
+    losses: &Losses,
+    ground: &Ground,
+    findings: &mut Findings,
+) -> Result<()> {
+    let rounds = "wayleave_signal_store_reconcile_duration_seconds_count";
+    let (rounds, changes) = (
+        ground.metric(rounds).await?,
+        ground.metric("wayleave_signal_store_changes_total").await?,
+    );
+    let entries = store.entries().await?;
+    findings.promise(
+        "the signal store is used",
+        rounds > 0.0 && changes > 0.0 && entries > 0,
+        format!("{rounds} rounds of counters, {changes} changes, {entries} entries at the end"),
+    );
+    let reconnects = "wayleave_signal_store_reconnects_total";
+    let reconnects = ground.metric(reconnects).await?;
+    findings.promise(
+        "the signal store is lost, noticed and found again each time",
+        losses.count() > 0
+            && (losses.noticed, losses.found_again) == (losses.count(), losses.count())
+            && reconnects >= f64::from(losses.count()),
+        format!(
+            "{} ends and {} pauses, {} noticed, {} found again, {reconnects} new connections",
+            losses.ends, losses.pauses, losses.noticed, losses.found_again
+        ),
+    );
+    findings.promise(
+        "what the signal store forgot is written anew",
+        losses.written_anew == losses.ends,
+        format!("{} times", losses.written_anew),
+    );
+    Ok(())
 }
 
 /// What the sidecar says that it took up, its start included.
@@ -94,39 +179,6 @@ fn crowd(
         }
     }
     crowd
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    Allowed,
-    Denied,
-}
-
-/// Who calls how.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    job: Job,
-    caller: usize,
-    side: Side,
-}
-
-impl Part {
-    fn name(self) -> String {
-        match self.side {
-            Side::Allowed => ground::allowed(self.caller),
-            Side::Denied => ground::denied(self.caller),
-        }
-    }
-
-    fn ask(self) -> Ask {
-        let first = match self.side {
-            Side::Allowed => b'A',
-            Side::Denied => DENIED_BYTE,
-        };
-        let mut ask = ground::ask(self.job, &[first; 32]);
-        ask.mark = (self.side == Side::Denied).then_some(DENIED);
-        ask
-    }
 }
 
 /// One caller, who comes back with the newest SVID for every connection. One in three keeps its
@@ -172,94 +224,6 @@ async fn call(ground: Arc<Ground>, tally: Arc<Tally>, part: Part, end: Instant) 
 async fn patiently<T>(exchange: impl Future<Output = Result<T>>) -> Result<T> {
     let in_time = timeout(PATIENCE, exchange).await;
     in_time.unwrap_or_else(|_| Err(anyhow!("no answer in {PATIENCE:?}")))
-}
-
-/// What became of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
-    Served,
-    /// It met an upstream that was away, and was told so.
-    UpstreamAway,
-    /// It was cut, as its upstream was.
-    UpstreamCut,
-    Refused,
-    /// It was allowed, the upstream was there, and it was not served.
-    Lost,
-    /// It was denied, and not refused.
-    Passed,
-}
-
-/// What becomes of a call by its answer; `away` is whether the upstream was, meanwhile.
-fn fate(side: Side, job: Job, answer: &Result<Answer>, away: bool) -> Fate {
-    match (side, answer) {
-        (Side::Allowed, Ok(Answer::Ok)) => Fate::Served,
-        (Side::Allowed, Ok(Answer::Http(502..=504) | Answer::Grpc(14))) if away => {
-            Fate::UpstreamAway
-        }
-        (Side::Allowed, Err(_)) if away => Fate::UpstreamCut,
-        (Side::Allowed, _) => Fate::Lost,
-        (Side::Denied, Ok(Answer::Http(403) | Answer::Grpc(7))) => Fate::Refused,
-        // Bytes have no status: the connection is reset.
-        (Side::Denied, Err(_)) if job == Job::Tcp => Fate::Refused,
-        (Side::Denied, _) => Fate::Passed,
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    fates: Mutex<BTreeMap<(Side, Job, Fate), u64>>,
-    /// From when to when the upstream was away; the last may not have ended.
-    away: Mutex<Vec<(Instant, Option<Instant>)>>,
-    /// The first few calls that went wrong.
-    wrong: Mutex<Vec<String>>,
-}
-
-/// How many calls that went wrong are told one by one.
-const TOLD: usize = 10;
-
-impl Tally {
-    fn note(&self, part: Part, begun: Instant, answer: Result<Answer>) {
-        let fate = fate(part.side, part.job, &answer, self.was_away(begun));
-        if matches!(fate, Fate::Lost | Fate::Passed) {
-            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            if wrong.len() < TOLD {
-                let told = match &answer {
-                    Ok(answer) => answer.to_string(),
-                    Err(error) => format!("{error:#}"),
-                };
-                wrong.push(format!("{fate:?}: {} by {}: {told}", part.job, part.name()));
-            }
-        }
-        let mut fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
-        *fates.entry((part.side, part.job, fate)).or_default() += 1;
-    }
-
-    /// Whether the upstream was away at any moment since.
-    fn was_away(&self, since: Instant) -> bool {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = away.last();
-        last.is_some_and(|(_, back)| back.is_none_or(|back| back >= since))
-    }
-
-    fn leave(&self) {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        away.push((Instant::now(), None));
-    }
-
-    fn come_back(&self) {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, back)) = away.last_mut() {
-            *back = Some(Instant::now());
-        }
-    }
-
-    fn count(&self, which: impl Fn(Side, Job, Fate) -> bool) -> u64 {
-        let fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = fates
-            .iter()
-            .filter(|((side, job, fate), _)| which(*side, *job, *fate));
-        counted.map(|(_, count)| count).sum()
-    }
 }
 
 /// What changes around the calls, and how often it has.
@@ -333,9 +297,8 @@ fn report(
     witness: &Witness,
     changes: &Changes,
     taken: &Taken,
-    memory: &MemoryOverTime,
-    sidecar: &mut Sidecar,
-) -> Result<()> {
+    findings: &mut Findings,
+) {
     println!(
         "\n| calls | served | upstream away: told | upstream away: cut | lost | refused | passed |"
     );
@@ -367,7 +330,6 @@ fn report(
             .all(|job| tally.count(|_, of, f| of == *job && f == fate) > 0)
     };
     let ledger = witness.ledger();
-    let mut findings = Findings::default();
     findings.promise(
         "every protocol is served",
         every(Fate::Served),
@@ -402,53 +364,4 @@ fn report(
             taken.rotations, taken.reloads
         ),
     );
-    findings.promise("memory is flat", memory.is_flat(), memory);
-    findings.promise("the sidecar lives", sidecar.lives()?, "to the end");
-    findings.verdict("soak")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn broke() -> Result<Answer> {
-        Err(anyhow!("reset"))
-    }
-
-    #[test]
-    fn an_allowed_call_is_excused_by_an_upstream_that_was_away_alone() {
-        let told = |answer: &Result<Answer>, away| fate(Side::Allowed, Job::Http1, answer, away);
-        assert_eq!(told(&Ok(Answer::Ok), false), Fate::Served);
-        assert_eq!(told(&Ok(Answer::Http(502)), true), Fate::UpstreamAway);
-        assert_eq!(told(&Ok(Answer::Grpc(14)), true), Fate::UpstreamAway);
-        assert_eq!(told(&broke(), true), Fate::UpstreamCut);
-        for answer in [Ok(Answer::Http(502)), Ok(Answer::Grpc(14)), broke()] {
-            assert_eq!(told(&answer, false), Fate::Lost, "{answer:?}");
-        }
-        // An upstream that is away is no reason to deny.
-        assert_eq!(told(&Ok(Answer::Http(403)), true), Fate::Lost);
-    }
-
-    #[test]
-    fn a_denied_call_must_be_told_so() {
-        let told = |job, answer: &Result<Answer>| fate(Side::Denied, job, answer, true);
-        assert_eq!(told(Job::Http2, &Ok(Answer::Http(403))), Fate::Refused);
-        assert_eq!(told(Job::GrpcUnary, &Ok(Answer::Grpc(7))), Fate::Refused);
-        assert_eq!(told(Job::Tcp, &broke()), Fate::Refused);
-        for answer in [Ok(Answer::Ok), Ok(Answer::Http(502)), broke()] {
-            assert_eq!(told(Job::Http2, &answer), Fate::Passed, "{answer:?}");
-        }
-    }
-
-    #[test]
-    fn a_call_is_excused_for_as_long_as_it_met_the_time_away() {
-        let tally = Tally::default();
-        let before = Instant::now();
-        assert!(!tally.was_away(before));
-        tally.leave();
-        assert!(tally.was_away(before));
-        tally.come_back();
-        assert!(tally.was_away(before));
-        assert!(!tally.was_away(Instant::now() + Duration::from_secs(1)));
-    }
 }
