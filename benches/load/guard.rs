@@ -14,7 +14,6 @@ use crate::callgrind::Profile;
 use crate::client::Plan;
 use crate::decide::{self, Decider};
 use crate::instructions::{self, PLANS};
-use crate::papers::Papers;
 use crate::target::{Kind, Stage};
 
 /// Where the figures are kept, from the top of the repository.
@@ -97,13 +96,7 @@ fn report(baseline: &Baseline, now: &Figures) -> Result<()> {
 
 async fn count(sidecar: PathBuf) -> Result<Figures> {
     let folder = tempfile::tempdir()?;
-    let mut stage = Stage {
-        papers: Papers::create()?,
-        sidecar,
-        peers: Vec::new(),
-        pinned: false,
-        instrument: Vec::new(),
-    };
+    let mut stage = Stage::counting(sidecar)?;
     let mut figures = Figures::new();
     for plan in PLANS {
         let name = match plan {

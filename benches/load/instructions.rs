@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::callgrind::{self, Profile, control, threads_of};
 use crate::client::{Plan, Sender};
-use crate::papers::{Allowance, Papers};
+use crate::papers::Allowance;
 use crate::target::{Kind, Stage, Target};
 
 #[derive(Debug, clap::Args)]
@@ -46,13 +46,7 @@ pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     let folder = arguments.lists.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(folder)?;
     let folder = folder.canonicalize()?;
-    let mut stage = Stage {
-        papers: Papers::create()?,
-        sidecar,
-        peers: Vec::new(),
-        pinned: false,
-        instrument: Vec::new(),
-    };
+    let mut stage = Stage::counting(sidecar)?;
     println!("| plan | process | thread | instructions a request | allocations a request |");
     println!("| --- | --- | --- | ---: | ---: |");
     for plan in PLANS {

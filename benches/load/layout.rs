@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::callgrind::{self, Profile, control};
 use crate::client::{Plan, Sender};
 use crate::connector::Connector;
-use crate::papers::{Allowance, Papers};
+use crate::papers::Allowance;
 use crate::probe;
 use crate::reliability::everyday::Day;
 use crate::target::{Kind, Stage, Target};
@@ -50,13 +50,7 @@ const LEAST: usize = 1_000;
 /// When valgrind is not here, the sidecar does not do its job, or has no symbols.
 pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut stage = Stage {
-        papers: Papers::create()?,
-        sidecar,
-        peers: Vec::new(),
-        pinned: false,
-        instrument: Vec::new(),
-    };
+    let mut stage = Stage::counting(sidecar)?;
     let (mut work, mut start) = (Vec::new(), Vec::new());
     for (number, kind) in KINDS.into_iter().enumerate() {
         eprintln!("watching: {kind}");

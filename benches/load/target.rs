@@ -83,6 +83,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// For what is counted and not timed: no peers, no core of its own, any instrument.
+    pub(crate) fn counting(sidecar: PathBuf) -> Result<Self> {
+        Ok(Self {
+            papers: Papers::create()?,
+            sidecar,
+            peers: Vec::new(),
+            pinned: false,
+            instrument: Vec::new(),
+        })
+    }
+
     /// Everything that can be measured here.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         let ours = [
