@@ -4,13 +4,18 @@ use http::HeaderValue;
 
 use crate::support::setup::{POLICY, Setup, Sidecar};
 use crate::support::upstream::{Speaks, Upstream};
-use crate::support::{client, eventually};
+use crate::support::{client, eventually, within};
 
+/// Calls until policies that come into force meanwhile say `expected`; then once more, for a call
+/// that was under way when they came is ended, and not decided anew.
 async fn until_status(sidecar: &Sidecar, caller: &str, expected: u16) {
     eventually(&format!("{caller} to get {expected}"), || async {
-        (sidecar.get(caller, "/").await.status == expected).then_some(())
+        let mut http1 = sidecar.http1(caller).await;
+        let answer = within("the answer", http1.0.send_request(client::get("/"))).await;
+        (answer.ok()?.status() == expected).then_some(())
     })
     .await;
+    assert_eq!(sidecar.get(caller, "/").await.status, expected);
 }
 
 fn edit(sidecar: &Sidecar, policy: &str) {

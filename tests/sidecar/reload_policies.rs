@@ -264,12 +264,11 @@ async fn a_service_is_renamed_without_a_lost_call_by_policies_that_know_both_nam
         under_way(&upstream).await;
         reload(&sidecar, &both, &with("renamed")).await;
         under_way(&upstream).await;
-        // Nobody calls it by the old name any more.
-        eventually("what came in before to be gone", || async {
-            let status = sidecar.admin_get("/decisions?limit=100").await?.text();
-            (!status.contains("\"service\":\"app\"")).then_some(())
-        })
-        .await;
+    })
+    .await;
+    // What came in by the old name has finished: its calls would be ended now.
+    load::until_with_new_connections(&target, async {
+        under_way(&upstream).await;
         reload(&sidecar, &last, &with("renamed")).await;
         under_way(&upstream).await;
     })
