@@ -16,6 +16,7 @@ mod client;
 mod connector;
 mod decide;
 mod decisions;
+mod echo;
 mod guard;
 mod hold;
 mod instructions;
@@ -145,6 +146,13 @@ enum Part {
     /// Answer every plain request with 200 bytes.
     #[command(hide = true)]
     Upstream,
+    /// Answer by TLS alone.
+    #[command(hide = true)]
+    Echo {
+        /// Where the certificates are.
+        #[arg(long)]
+        papers: PathBuf,
+    },
     /// Forward without deciding: the floor under every proxy of this stack.
     #[command(hide = true)]
     Bare {
@@ -173,6 +181,7 @@ fn main() -> Result<()> {
         .build()?;
     match arguments.part.take() {
         Some(Part::Upstream) => runtime.block_on(upstream::serve()),
+        Some(Part::Echo { papers }) => runtime.block_on(echo::serve(&papers)),
         Some(Part::Bare { papers, upstream }) => runtime.block_on(bare::serve(&papers, upstream)),
         Some(Part::Instructions(counted)) => {
             let sidecar = sidecar(&arguments)?;
@@ -333,6 +342,9 @@ impl Run {
         let length = self.arguments.length();
         for plan in Plan::ALL {
             for kind in self.stage.crowd() {
+                if !kind.speaks(plan) {
+                    continue;
+                }
                 eprintln!("  CPU: {plan}, {kind}");
                 let target = Target::start(kind, &self.stage, Allowance::RULE).await?;
                 let requests = self.arguments.requests;

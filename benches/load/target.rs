@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) enum Kind {
     /// The upstream itself, plain.
     Straight,
+    /// The stack's TLS, and nothing behind it.
+    Echo,
     /// A proxy of the same stack that decides nothing.
     Bare,
     /// The sidecar, its decision records switched off.
@@ -53,7 +55,12 @@ pub(crate) const POLICIES: [usize; 2] = [100, 10_000];
 impl Kind {
     /// Whether it refuses anything.
     pub(crate) fn decides(self) -> bool {
-        !matches!(self, Self::Straight | Self::Bare)
+        !matches!(self, Self::Straight | Self::Echo | Self::Bare)
+    }
+
+    /// Whether it can be asked that way.
+    pub(crate) fn speaks(self, plan: Plan) -> bool {
+        self != Self::Echo || !matches!(plan, Plan::Http2 { .. })
     }
 }
 
@@ -62,6 +69,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::SidecarOf(policies) => return write!(f, "wayleave, {policies} policies"),
             Self::Straight => "straight to the upstream",
+            Self::Echo => "TLS alone, no proxy",
             Self::Bare => "bare proxy",
             Self::Sidecar => "wayleave, records off",
             Self::SidecarSignals => "wayleave, signals on",
@@ -107,13 +115,14 @@ impl Stage {
     }
 
     /// Everything whose requests are measured: the sidecar by its number of policies as well, and
-    /// with signals; and Envoy with its log on, as the sidecar with its records.
+    /// with signals; Envoy with its log on, as the sidecar with its records; and TLS alone.
     pub(crate) fn crowd(&self) -> Vec<Kind> {
         let more = |kind| match kind {
             Kind::Sidecar => {
                 let policies = POLICIES.map(Kind::SidecarOf).into_iter();
                 policies.chain([Kind::SidecarSignals]).collect()
             }
+            Kind::Straight => vec![Kind::Echo],
             Kind::Peer(Peer::Envoy) => vec![Kind::EnvoyLogging],
             _ => Vec::new(),
         };
@@ -230,6 +239,11 @@ async fn proxy(
             let mut bare = stage.own(UNDER_TEST)?;
             bare.arg("bare").arg("--papers").arg(stage.papers.path());
             started(bare.arg("--upstream").arg(upstream.to_string()), one).await
+        }
+        Kind::Echo => {
+            let mut echo = stage.own(UNDER_TEST)?;
+            echo.arg("echo").arg("--papers").arg(stage.papers.path());
+            started(&mut echo, one).await
         }
         Kind::Sidecar => recording("off", allowance).await,
         Kind::SidecarOf(policies) => {

@@ -21,7 +21,7 @@ const WIDTH: i32 = 760;
 fn colour(kind: Kind) -> RGBColor {
     use crate::peers::Peer;
     match kind {
-        Kind::Straight => RGBColor(150, 150, 150),
+        Kind::Straight | Kind::Echo => RGBColor(150, 150, 150),
         Kind::Bare => RGBColor(90, 90, 90),
         Kind::Sidecar | Kind::SidecarOf(_) | Kind::SidecarSignals => RGBColor(0, 114, 178),
         Kind::SidecarRecording => RGBColor(86, 180, 233),
