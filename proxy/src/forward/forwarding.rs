@@ -49,6 +49,7 @@ impl<S> Forwarding<S> {
 }
 
 /// A call with nothing special, on the shortest way that there is for it now.
+#[inline]
 pub(super) fn shortest(
     call: Outgoing,
     request: Request<RequestBody>,

@@ -158,6 +158,9 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: Upgrade) {
 }
 
 fn strip_found(headers: &mut HeaderMap, found: Changed, upgrade: Upgrade) {
+    if found == Changed::NOTHING && upgrade == Upgrade::Strip {
+        return;
+    }
     if found.has(Changed::CONNECTION) {
         strip_nominated(headers);
     }

@@ -62,7 +62,8 @@ pub(crate) struct How {
 /// or 504. A call that becomes a tunnel leaves its connection, and `tenure` says for how long.
 ///
 /// No future of its own but what it answers with: a request that went through layers of futures
-/// would be moved by each of them.
+/// would be moved by each of them. Inlined for the same reason.
+#[inline]
 pub(crate) fn forward(
     lease: Lease,
     head: Parts,
