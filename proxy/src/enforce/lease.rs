@@ -156,9 +156,9 @@ impl Lease {
         self.entry.opened()
     }
 
-    /// Notes that the answer was delivered whole, now; the lease is to be dropped then.
-    pub(crate) fn completed(&mut self) -> Instant {
-        self.entry.completed()
+    /// Notes that the answer was delivered whole.
+    pub(crate) fn completed(&mut self) {
+        self.entry.completed();
     }
 
     /// What counts the bytes that leave by the answer: of a call that comes in.

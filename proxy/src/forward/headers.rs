@@ -118,9 +118,6 @@ pub(crate) enum Upgrade {
 /// Makes a request's headers those that will be forwarded, but for the caller's identity.
 pub(crate) fn clean_request(headers: &mut HeaderMap, upgrade: Upgrade) {
     let found = Changed::among(headers);
-    if upgrade == Upgrade::Strip && found == Changed::NOTHING {
-        return;
-    }
     let trailers = found.has(Changed::TE) && accepts_trailers(headers);
     strip_found(headers, found, upgrade);
     if found.has(Changed::EXPECT) {

@@ -137,9 +137,9 @@ impl ResponseBody {
 
 fn complete(call: &mut Option<OpenCall>) {
     if let Some(mut open) = call.take() {
-        let now = open.holding.with(Lease::completed);
+        open.holding.with(Lease::completed);
         if let Some(held) = open.held.take() {
-            held.give_back(now.unwrap_or_else(std::time::Instant::now));
+            held.give_back();
         }
     }
 }

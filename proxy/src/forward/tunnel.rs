@@ -154,9 +154,7 @@ async fn carry(
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());
     match ended {
-        Ok(()) => {
-            lease.completed();
-        }
+        Ok(()) => lease.completed(),
         Err(failure) => {
             lease.failed(failure);
             upstream.reset();
@@ -181,9 +179,7 @@ async fn switch(mut lease: Lease, downstream: OnUpgrade, upstream: OnUpgrade, te
     let ended = hold(exchange, &mut lease, tenure).await;
     lease.carried(moved.so_far());
     match ended {
-        Ok(()) => {
-            lease.completed();
-        }
+        Ok(()) => lease.completed(),
         Err(failure) => {
             lease.failed(failure);
             tokio::join!(

@@ -269,16 +269,9 @@ impl Entry {
         self.edit(|record| record.carried = Some(carried));
     }
 
-    /// Notes that the answer was delivered whole, now: no failure by a later drop, which follows at
-    /// once.
-    pub(crate) fn completed(&mut self) -> Instant {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.opened);
-        self.edit(|record| {
-            record.complete = true;
-            record.call_time = took;
-        });
-        now
+    /// Notes that the answer was delivered whole: no failure by a later drop.
+    pub(crate) fn completed(&mut self) {
+        self.edit(|record| record.complete = true);
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut DecisionRecord)) {
@@ -292,9 +285,9 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.calls.end();
         if let Some(mut record) = self.record.take() {
-            if !record.complete {
-                record.call_time = self.opened.elapsed();
-                record.failure.get_or_insert_with(|| match Waiting::said() {
+            record.call_time = self.opened.elapsed();
+            if !record.complete && record.failure.is_none() {
+                record.failure = Some(match Waiting::said() {
                     Waiting::GivenUp => Failure::BodyTimeout,
                     _ => self.calls.why_cut(),
                 });

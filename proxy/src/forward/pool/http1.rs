@@ -115,9 +115,8 @@ impl Slot {
         None
     }
 
-    /// Keeps a connection, idle from `since` on, for the next call, unless somebody else needs its
-    /// place.
-    pub(super) fn keep(&self, kept: Kept, since: Instant) {
+    /// Keeps a connection for the next call, unless somebody else needs its place.
+    pub(super) fn keep(&self, kept: Kept) {
         if kept.sender.is_closed() || self.is_retired() {
             return;
         }
@@ -130,7 +129,10 @@ impl Slot {
         if waited_for && !self.has_waiters() {
             return;
         }
-        idle.push(Idle { kept, since });
+        idle.push(Idle {
+            kept,
+            since: Instant::now(),
+        });
         drop(idle);
         self.tell_freed();
     }

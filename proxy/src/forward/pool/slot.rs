@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use http::StatusCode;
 use prometheus_client::metrics::gauge::Gauge;
@@ -96,11 +96,11 @@ impl Held {
     }
 
     /// Returns the connection for the next call. To be called after the response's last byte
-    /// only, which was `now`.
-    pub(in crate::forward) fn give_back(self, now: Instant) {
+    /// only.
+    pub(in crate::forward) fn give_back(self) {
         drop(self.load);
         match self.on {
-            On::Http1(slot, kept) => slot.keep(kept, now),
+            On::Http1(slot, kept) => slot.keep(kept),
             On::Http2(place) => drop(place),
         }
     }

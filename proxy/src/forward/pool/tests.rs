@@ -102,7 +102,7 @@ async fn ask(pool: &Pool) -> Result<String, ForwardError> {
     let sent = pool.send(request(), &mut Tried::default()).await;
     let Answer { response, held } = sent.map_err(|unanswered| unanswered.error)?;
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    held.give_back(std::time::Instant::now());
+    held.give_back();
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -152,7 +152,7 @@ async fn a_call_in_flight_finishes_at_an_endpoint_that_is_gone() {
         .unwrap()
         .to_bytes();
     assert_eq!(body, "a");
-    sent.held.give_back(std::time::Instant::now());
+    sent.held.give_back();
     until("the old connection to close", || {
         old.open.load(Ordering::SeqCst) == 0
     })
