@@ -83,33 +83,8 @@ impl Callers {
             stopping: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
-        let connector = Arc::new(connector);
-        match plan {
-            Plan::Http1 { connections } => {
-                for _ in 0..connections {
-                    let sender = Sender::Http1(connector.http1().await?);
-                    tasks.spawn(call(sender, Arc::clone(&shared)));
-                }
-            }
-            Plan::Http2 {
-                connections,
-                streams,
-            } => {
-                for _ in 0..connections {
-                    let sender = connector.http2().await?;
-                    for _ in 0..streams {
-                        tasks.spawn(call(Sender::Http2(sender.clone()), Arc::clone(&shared)));
-                    }
-                }
-            }
-            Plan::Fresh { callers } => {
-                for _ in 0..callers {
-                    tasks.spawn(call(
-                        Sender::Fresh(Arc::clone(&connector)),
-                        Arc::clone(&shared),
-                    ));
-                }
-            }
+        for sender in Sender::all(&connector, plan).await? {
+            tasks.spawn(call(sender, Arc::clone(&shared)));
         }
         Ok(Self { tasks, shared })
     }
@@ -142,6 +117,40 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
+    /// One for each request that can be under way at once, its connection open.
+    pub(crate) async fn all(connector: &Connector, plan: Plan) -> Result<Vec<Self>> {
+        let mut senders = Vec::new();
+        match plan {
+            Plan::Http1 { connections } => {
+                for _ in 0..connections {
+                    senders.push(Self::Http1(connector.http1().await?));
+                }
+            }
+            Plan::Http2 {
+                connections,
+                streams,
+            } => {
+                for _ in 0..connections {
+                    let connection = connector.http2().await?;
+                    senders.extend((0..streams).map(|_| Self::Http2(connection.clone())));
+                }
+            }
+            Plan::Fresh { callers } => {
+                let connector = Arc::new(connector.clone());
+                senders.extend((0..callers).map(|_| Self::Fresh(Arc::clone(&connector))));
+            }
+        }
+        Ok(senders)
+    }
+
+    /// So many requests, one after the other.
+    pub(crate) async fn exchanges(&mut self, count: u32) -> Result<()> {
+        for _ in 0..count {
+            self.exchange().await?;
+        }
+        Ok(())
+    }
+
     /// Asks for what the rule allows.
     async fn send(&mut self) -> Result<Response<Incoming>> {
         match self {

@@ -89,14 +89,12 @@ pub(crate) async fn count(
         .await
         .context("starting under valgrind, which must be installed")?;
     let connector = target.connector(plan, stage)?;
-    let mut sender = match plan {
-        Plan::Http2 { .. } => Sender::Http2(connector.http2().await?),
-        Plan::Http1 { .. } | Plan::Fresh { .. } => Sender::Http1(connector.http1().await?),
-    };
+    let mut senders = Sender::all(&connector, plan).await?;
+    let sender = senders.first_mut().context("a plan without callers")?;
     let pid = target.process.pid();
-    send(&mut sender, WARM_UP).await?;
+    sender.exchanges(WARM_UP).await?;
     control("--zero", pid).await?;
-    send(&mut sender, requests).await?;
+    sender.exchanges(requests).await?;
     control("--dump", pid).await?;
     let mut threads = Vec::new();
     for (number, thread) in threads_of(pid)?.into_iter().enumerate() {
@@ -109,13 +107,6 @@ pub(crate) async fn count(
     }
     ensure!(!threads.is_empty(), "callgrind left no dump");
     Ok(threads)
-}
-
-async fn send(sender: &mut Sender, requests: u32) -> Result<()> {
-    for _ in 0..requests {
-        sender.exchange().await?;
-    }
-    Ok(())
 }
 
 fn tell(

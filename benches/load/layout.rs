@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 
 use crate::callgrind::{self, Profile, control};
 use crate::client::{Plan, Sender};
-use crate::connector::Connector;
 use crate::papers::Allowance;
 use crate::probe;
 use crate::reliability::everyday::Day;
@@ -99,21 +98,12 @@ async fn watch(stage: &Stage, kind: Kind) -> Result<()> {
     probe::ask(address, stage.papers.path(), kind.decides()).await?;
     for exchanges in [WARM_UP, EXCHANGES] {
         for plan in PLANS {
-            exchange(target.connector(plan, stage)?, plan, exchanges).await?;
+            let connector = target.connector(plan, stage)?;
+            for mut sender in Sender::all(&connector, plan).await? {
+                sender.exchanges(exchanges).await?;
+            }
         }
         control("--dump", target.process.pid()).await?;
-    }
-    Ok(())
-}
-
-async fn exchange(connector: Connector, plan: Plan, exchanges: u32) -> Result<()> {
-    let mut sender = match plan {
-        Plan::Http1 { .. } => Sender::Http1(connector.http1().await?),
-        Plan::Http2 { .. } => Sender::Http2(connector.http2().await?),
-        Plan::Fresh { .. } => Sender::Fresh(connector.into()),
-    };
-    for _ in 0..exchanges {
-        sender.exchange().await?;
     }
     Ok(())
 }

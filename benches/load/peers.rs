@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::papers::Papers;
+use crate::process::find_program;
 
 /// A proxy that others have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +74,8 @@ impl Peer {
 
     /// Looks on the path, where daemons are, and where `benches/peers/install.sh` puts things.
     pub(crate) fn find(self) -> Option<Found> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-        folders.push("/usr/sbin".into());
-        folders.extend(installed());
-        let programs = folders.iter().map(|folder| folder.join(self.program()));
-        let program = programs.into_iter().find(|program| program.is_file())?;
+        let others = [PathBuf::from("/usr/sbin")].into_iter().chain(installed());
+        let program = find_program(self.program(), others)?;
         let version = version(&program, self.version_flag())?;
         Some(Found {
             peer: self,

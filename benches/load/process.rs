@@ -25,6 +25,17 @@ pub(crate) struct Memory {
     pub(crate) peak_kib: u64,
 }
 
+/// A program on the path, or in one of the other folders.
+pub(crate) fn find_program(
+    name: &str,
+    others: impl IntoIterator<Item = PathBuf>,
+) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(others);
+    let mut programs = folders.map(|folder| folder.join(name));
+    programs.find(|program| program.is_file())
+}
+
 impl Process {
     pub(crate) fn new(pid: u32) -> Self {
         Self(pid)

@@ -96,8 +96,8 @@ struct Recorded {
 impl Recorded {
     fn new() -> Result<Self> {
         Ok(Self {
-            latency: Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)?,
-            lateness: Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)?,
+            latency: histogram()?,
+            lateness: histogram()?,
             unsent: 0,
             due: None,
             last: None,
@@ -132,7 +132,7 @@ async fn run_within(
     rate: Rate,
     process: Process,
 ) -> Result<Latencies> {
-    let mut senders = senders(connector, plan).await?;
+    let mut senders = Sender::all(connector, plan).await?;
     for sender in &mut senders {
         sender.exchange().await?;
     }
@@ -158,31 +158,6 @@ async fn run_within(
         recorded.latency.len()
     );
     Ok(Latencies::of(&recorded, rate, cpu))
-}
-
-/// One sender for each request that can be under way at once.
-async fn senders(connector: &Connector, plan: Plan) -> Result<Vec<Sender>> {
-    let mut senders = Vec::new();
-    match plan {
-        Plan::Http1 { connections }
-        | Plan::Fresh {
-            callers: connections,
-        } => {
-            for _ in 0..connections {
-                senders.push(Sender::Http1(connector.http1().await?));
-            }
-        }
-        Plan::Http2 {
-            connections,
-            streams,
-        } => {
-            for _ in 0..connections {
-                let connection = connector.http2().await?;
-                senders.extend((0..streams).map(|_| Sender::Http2(connection.clone())));
-            }
-        }
-    }
-    Ok(senders)
 }
 
 /// Tells each moment when it has come; answers with how many there were. Blocks its thread.
@@ -245,7 +220,12 @@ async fn finish(mut callers: JoinSet<Result<Recorded>>) -> Result<Recorded> {
     Ok(sum)
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// An empty one, of nanoseconds.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, LONGEST_NS, DIGITS)?)
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

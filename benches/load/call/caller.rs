@@ -12,10 +12,10 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::found::{Found, Side, nanos};
+use super::found::{Found, Side};
 use crate::connector::Connector;
 use crate::job::{Answer, Ask, Job, Line};
-use crate::rate::{self, Due};
+use crate::rate::{self, Due, nanos};
 
 /// An exchange that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

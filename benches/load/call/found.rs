@@ -8,6 +8,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 
 use crate::job::{Answer, Job};
+use crate::rate::{histogram, nanos};
 
 /// Whether a caller is to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,17 +49,6 @@ pub(super) struct Found {
     pub(super) example: Option<String>,
     /// When the last answer came, from the moment at which counting began.
     pub(super) last: Duration,
-}
-
-/// Latencies are kept to three digits, up to a minute.
-const LONGEST_NS: u64 = 60_000_000_000;
-
-pub(super) fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, LONGEST_NS, 3)?)
-}
-
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Found {

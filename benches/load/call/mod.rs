@@ -157,7 +157,7 @@ async fn measure_pausing(arguments: &Arguments, pause: Duration) -> Result<Outco
             (Side::Allowed, Found::new()?),
             (Side::Denied, Found::new()?),
         ])),
-        late: Mutex::new(found::histogram()?),
+        late: Mutex::new(rate::histogram()?),
     });
     let mut tasks = JoinSet::new();
     for (side, connector) in callers {

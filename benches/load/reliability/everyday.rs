@@ -44,13 +44,8 @@ impl Day {
             refuse(&ground, job).await?;
         }
         ground.permit(1)?;
-        let taken_up = async {
-            while loads(&ground).await < 2.0 {
-                sleep(POLL).await;
-            }
-        };
-        let waited = timeout(PATIENCE, taken_up).await;
-        waited.context("the new policies were not taken up")?;
+        let taken_up = timeout(PATIENCE, loaded_again(&ground)).await;
+        taken_up.context("the new policies were not taken up")??;
         Ok(Self {
             sidecar,
             _witness: witness,
@@ -63,10 +58,12 @@ impl Day {
     }
 }
 
-/// How often policies were loaded; 0 where a slow sidecar had no time to tell.
-async fn loads(ground: &Ground) -> f64 {
-    let told = ground.metric("wayleave_policy_loads_total").await;
-    told.unwrap_or_default()
+/// Waits until policies were loaded once more than at the start.
+async fn loaded_again(ground: &Ground) -> Result<()> {
+    while ground.metric("wayleave_policy_loads_total").await? < 2.0 {
+        sleep(POLL).await;
+    }
+    Ok(())
 }
 
 async fn serve(ground: &Ground, job: Job) -> Result<()> {

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::ground::{self, Ground};
+use crate::process::find_program;
 
 /// The programs that are looked for, in this order.
 pub(super) const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -46,16 +47,11 @@ pub(super) struct Losses {
     pub(super) written_anew: u32,
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let mut files = std::env::split_paths(&path).map(|folder| folder.join(program));
-    files.find(|file| file.is_file())
-}
-
 impl Store {
     /// Starts one where the machine has a server.
     pub(super) async fn start() -> Result<Option<Self>> {
-        let Some(program) = PROGRAMS.into_iter().find_map(on_path) else {
+        let found = |name| find_program(name, []);
+        let Some(program) = PROGRAMS.into_iter().find_map(found) else {
             return Ok(None);
         };
         let address = ground::free_addresses(1)?;
@@ -71,7 +67,7 @@ impl Store {
 
     /// Answers once it does. There is nothing in it.
     async fn launch(&mut self) -> Result<()> {
-        let mut command = match on_path("setpriv") {
+        let mut command = match find_program("setpriv", []) {
             // However this process ends, the server does too.
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
