@@ -1,6 +1,7 @@
 //! Towards the workload: callers prove who they are in a TLS handshake before anything is read.
-//! A permissive listener serves those without TLS too, as anonymous ones.
+//! A permissive listener serves those without TLS too, as anonymous ones; others tell them what is missing.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::drain::Drain;
 use crate::forward::headers;
 use crate::gate::Gate;
 use crate::handshakes::Handshake;
+use crate::plaintext;
 use crate::stream::Stream;
 
 /// One inbound listener, as one worker holds it.
@@ -35,6 +37,8 @@ enum Arrival {
     Proved(Stream, Peer),
     /// Without TLS, where that is allowed.
     Plain(TcpStream),
+    /// Without TLS, where that is not allowed: it was told so.
+    Unproved,
     /// It closed before it said a word.
     Gone,
 }
@@ -53,7 +57,10 @@ impl Inbound {
         let arrived = tokio::select! {
             arrived = arriving => arrived,
             () = connection::overdue(&drain) => return,
-            () = gives_way(turn.as_ref()) => return self.gave_way(source),
+            () = gives_way(turn.as_ref()) => {
+                let why = "it was the oldest of as many as there may be, and gave way to a new one";
+                return self.refused(source, "too_many_handshakes", why);
+            }
         };
         drop(turn);
         match arrived {
@@ -64,23 +71,40 @@ impl Inbound {
             Ok(Ok(Arrival::Plain(socket))) => {
                 Box::pin(self.admit_plain(socket, source, drain)).await;
             }
+            Ok(Ok(Arrival::Unproved)) => {
+                let why =
+                    "it speaks HTTP without TLS, which `tls.mode: permissive` alone would serve";
+                self.refused(source, plaintext::REASON_CODE, why);
+            }
             Ok(Ok(Arrival::Gone)) => {}
-            Ok(Err(error)) => self.refused(source, &error),
-            Err(_) => self.timed_out(source),
+            Ok(Err(error)) => self.refused(source, error.reason_code(), error),
+            Err(_) => {
+                let why = format!("no complete handshake within {limit:?}");
+                self.refused(source, "handshake_timeout", why);
+            }
         }
     }
 
-    /// Runs the handshake, but where callers without TLS are served and this is one.
+    /// Runs the handshake, but where this is a caller without TLS that is served, or understands why
+    /// it is not.
     async fn arrive(&self, socket: TcpStream) -> Result<Arrival, HandshakeError> {
-        if self.mode == TlsMode::Permissive {
-            match first_byte(&socket).await {
-                Some(TLS_HANDSHAKE) => {}
-                Some(_) => return Ok(Arrival::Plain(socket)),
-                None => return Ok(Arrival::Gone),
+        match (self.mode, first_byte(&socket).await) {
+            (_, Some(TLS_HANDSHAKE)) => {}
+            (TlsMode::Permissive, Some(_)) => return Ok(Arrival::Plain(socket)),
+            (TlsMode::Permissive, None) => return Ok(Arrival::Gone),
+            (TlsMode::Strict, Some(byte)) if self.speaks_http() && plaintext::is_http(byte) => {
+                plaintext::answer(socket).await;
+                return Ok(Arrival::Unproved);
             }
+            // What is left is no TLS, and TLS says so.
+            (TlsMode::Strict, _) => {}
         }
         let (stream, peer) = self.tls.accept(socket).await?;
         Ok(Arrival::Proved(stream.into(), peer))
+    }
+
+    fn speaks_http(&self) -> bool {
+        self.protocol != ListenerProtocol::Tcp
     }
 
     async fn admit(&self, stream: Stream, peer: Peer, source: SocketAddr, drain: Drain) {
@@ -109,31 +133,13 @@ impl Inbound {
         connection::serve(socket.into(), self.protocol, None, "", Arc::new(connection)).await;
     }
 
-    fn refused(&self, source: SocketAddr, error: &HandshakeError) {
-        let reason_code = error.reason_code();
-        self.gate.metrics.handshake_refused(reason_code);
-        tracing::warn!(listener = &*self.gate.name, %source, reason_code, %error, "handshake refused");
-    }
-
-    fn gave_way(&self, source: SocketAddr) {
-        let reason_code = "too_many_handshakes";
+    fn refused(&self, source: SocketAddr, reason_code: &'static str, why: impl Display) {
         self.gate.metrics.handshake_refused(reason_code);
         tracing::warn!(
             listener = &*self.gate.name,
             %source,
             reason_code,
-            error = "it was the oldest of as many as there may be, and gave way to a new one",
-            "handshake refused"
-        );
-    }
-
-    fn timed_out(&self, source: SocketAddr) {
-        self.gate.metrics.handshake_refused("handshake_timeout");
-        tracing::warn!(
-            listener = &*self.gate.name,
-            %source,
-            reason_code = "handshake_timeout",
-            error = format!("no complete handshake within {:?}", self.gate.limits.handshake_timeout),
+            error = %why,
             "handshake refused"
         );
     }

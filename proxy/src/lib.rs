@@ -39,6 +39,7 @@ mod memory;
 mod moment;
 mod open_files;
 mod outbound;
+mod plaintext;
 mod policies;
 mod policy_loads;
 mod policy_switch;

@@ -1,7 +1,9 @@
 //! Who is let in at all: each rule of the X509-SVID profile has a peer that breaks it.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use crate::support::client::status_of;
 use crate::support::pki::{Ca, Credentials, Leaf, workload};
 use crate::support::setup::{Setup, Sidecar};
 use crate::support::upstream::{Speaks, Upstream};
@@ -136,4 +138,45 @@ async fn a_refused_handshake_does_not_disturb_the_next_one() {
     }
     assert_eq!(sidecar.get("frontend", "/").await.status, 200);
     assert_eq!(upstream.seen().len(), 1);
+}
+
+/// Speaks to the listener without TLS, and says what came back.
+async fn said_without_tls(sidecar: &Sidecar, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(sidecar.inbound).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within("the answer", stream.read_to_end(&mut answer)).await;
+    answer
+}
+
+#[tokio::test]
+async fn http_without_tls_is_told_what_is_missing_and_gets_nowhere() {
+    let (sidecar, upstream) = sidecar_and_upstream().await;
+    let long = "x".repeat(20_000);
+    for asked in [
+        "GET /orders HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        // More than was read when it was answered.
+        format!("POST /orders HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000\r\n\r\n{long}"),
+        "G".to_owned(),
+    ] {
+        let answer = said_without_tls(&sidecar, asked.as_bytes()).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(status_of(&answer), 400, "{answer}");
+        let (head, document) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", document.len())));
+        let document: serde_json::Value = serde_json::from_str(document).unwrap();
+        assert_eq!(document["reason_code"], "plaintext");
+    }
+    let logged = sidecar.process.stderr.contains("\"plaintext\"").await;
+    assert!(logged.contains("permissive"), "{logged}");
+    upstream.assert_untouched();
+}
+
+#[tokio::test]
+async fn what_is_neither_tls_nor_http_gets_an_alert() {
+    let (sidecar, _upstream) = sidecar_and_upstream().await;
+    let answer = said_without_tls(&sidecar, b"\x00\x01\x02\x03\x04").await;
+    // A fatal alert (RFC 8446 section 6).
+    assert_eq!(answer.first(), Some(&21), "{answer:?}");
 }
