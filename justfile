@@ -36,7 +36,7 @@ bench *arguments:
 dev *arguments:
     cargo run --release -- dev {{ arguments }}
 
-# The binary as it is released: laid out by what runs.
+# The binary as it is released: trained, and laid out by what runs.
 release:
     benches/release.sh
 

@@ -16,6 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 use crate::papers;
@@ -31,7 +32,7 @@ struct Pool {
     idle: Arc<Mutex<Vec<SendRequest<Incoming>>>>,
 }
 
-/// Serves until it is ended. Its address is told on standard output.
+/// Serves until it is asked to end. Its address is told on standard output.
 pub(crate) async fn serve(papers: &Path, address: SocketAddr) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(papers::server_tls(papers)?));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -40,6 +41,7 @@ pub(crate) async fn serve(papers: &Path, address: SocketAddr) -> Result<()> {
         address,
         idle: Arc::default(),
     };
+    let mut asked_to_end = signal(SignalKind::terminate())?;
     // The task that accepts is one like the others: `block_on` itself is woken by a system call.
     let accepting = tokio::spawn(async move {
         loop {
@@ -48,7 +50,10 @@ pub(crate) async fn serve(papers: &Path, address: SocketAddr) -> Result<()> {
             tokio::spawn(connection(acceptor.clone(), stream, pool.clone()));
         }
     });
-    accepting.await?
+    tokio::select! {
+        ended = accepting => ended?,
+        _ = asked_to_end.recv() => Ok(()),
+    }
 }
 
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, pool: Pool) {

@@ -31,6 +31,15 @@ pub(crate) struct Figure {
 pub(crate) struct Machine {
     pub(crate) architecture: String,
     pub(crate) compiler: String,
+    /// Whether the compiler had a profile of a training run (`benches/release.sh`).
+    pub(crate) trained: bool,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trained = if self.trained { "trained" } else { "untrained" };
+        write!(f, "{} on {}, {trained}", self.compiler, self.architecture)
+    }
 }
 
 pub(crate) type Figures = BTreeMap<String, Figure>;
@@ -206,6 +215,7 @@ mod tests {
             machine: Machine {
                 architecture: "x86_64".to_owned(),
                 compiler: "1.95.0".to_owned(),
+                trained: true,
             },
             figures: Figures::from([("request".to_owned(), figure(40_000.0, 10.0, 30_000.0))]),
         }

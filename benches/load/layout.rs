@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 }
 
 /// What a sidecar usually does: records, signals, policies of a whole fleet.
-const KINDS: [Kind; 3] = [
+pub(crate) const KINDS: [Kind; 3] = [
     Kind::SidecarRecording,
     Kind::SidecarSignals,
     Kind::SidecarOf(100),
@@ -40,6 +40,8 @@ const PLANS: [Plan; 3] = [
 /// Exchanges by each plan that belong to the start, and those that count as the work.
 const WARM_UP: u32 = 20;
 const EXCHANGES: u32 = 100;
+/// Those of each job beside plain requests.
+const OF_A_JOB: usize = 5;
 /// Fewer functions than that are not the sidecar's: a build without symbols, for example.
 const LEAST: usize = 1_000;
 
@@ -62,7 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     eprintln!("watching: what is common beside");
     let out = folder.path().join("day");
     let instrument = instrument(&out);
-    let day = Day::spend(stage.sidecar.clone(), instrument).await?;
+    let day = Day::spend(stage.sidecar.clone(), instrument, OF_A_JOB).await?;
     control("--dump", day.pid()).await?;
     start.extend(profiles(&out, 1)?);
     let symbols = order([Profile::sum(work), Profile::sum(start)]);

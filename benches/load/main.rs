@@ -34,6 +34,7 @@ mod rate;
 mod reliability;
 mod report;
 mod target;
+mod train;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -132,6 +133,8 @@ enum Part {
     Guard(guard::Arguments),
     /// List the sidecar's functions in the order in which they run, for the linker.
     Layout(layout::Arguments),
+    /// Have programs that were built to count do what is common, for a profile-guided build.
+    Train(train::Arguments),
     /// Mixed traffic while SVIDs rotate, policies reload and the upstream restarts.
     Soak(reliability::soak::Arguments),
     /// A well-behaved client among slow, flooding, lying and idle peers.
@@ -198,6 +201,10 @@ fn main() -> Result<()> {
         Some(Part::Layout(listed)) => {
             let sidecar = sidecar(&arguments)?;
             runtime.block_on(layout::run(&listed, sidecar))
+        }
+        Some(Part::Train(trained)) => {
+            let sidecar = sidecar(&arguments)?;
+            runtime.block_on(train::run(&trained, sidecar))
         }
         Some(Part::Soak(soak)) => {
             let sidecar = sidecar(&arguments)?;

@@ -4,12 +4,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
+use tokio::process::Child;
+use tokio::time::timeout;
 
 /// The kernel counts a process's CPU time in ticks of this length on every Linux that
 /// this runs on (`getconf CLK_TCK`).
 const TICK: Duration = Duration::from_millis(10);
+
+/// How long a process may take to end by itself.
+const END: Duration = Duration::from_secs(60);
 
 /// The niceness of what is measured, where that is allowed.
 const FIRST: i32 = -15;
@@ -36,6 +42,21 @@ pub(crate) fn find_program(
     programs.find(|program| program.is_file())
 }
 
+/// Sends a signal to a child that was not waited for: its id is still its own.
+pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let id = i32::try_from(child.id().context("it has ended")?)?;
+    let id = Pid::from_raw(id).context("no id")?;
+    Ok(kill_process(id, signal)?)
+}
+
+/// Asks a child to end, and answers when it has.
+pub(crate) async fn end(mut child: Child) -> Result<()> {
+    signal(&child, Signal::TERM)?;
+    let status = timeout(END, child.wait()).await??;
+    ensure!(status.success(), "asked to end: {status}");
+    Ok(())
+}
+
 impl Process {
     pub(crate) fn new(pid: u32) -> Self {
         Self(pid)
@@ -51,7 +72,7 @@ impl Process {
         let times: Vec<Duration> = times
             .filter_map(|pid| scheduled(pid).or(ticked(pid)))
             .collect();
-        anyhow::ensure!(!times.is_empty(), "the process under test has ended");
+        ensure!(!times.is_empty(), "the process under test has ended");
         Ok(times.iter().sum())
     }
 

@@ -18,7 +18,7 @@ use crate::client::Plan;
 use crate::connector::Connector;
 use crate::papers::{Allowance, Caller, Papers};
 use crate::peers::{AccessLog, Found, Peer};
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// The core of the process under test, and that of everybody else.
 const UNDER_TEST: &str = "0";
@@ -163,7 +163,7 @@ impl Stage {
 pub(crate) struct Target {
     pub(crate) process: Process,
     /// Kept: they end when dropped.
-    _under_test: Child,
+    under_test: Child,
     _upstream: Option<Child>,
     addresses: Addresses,
     tls: bool,
@@ -200,7 +200,7 @@ impl Target {
         Ok(Self {
             process: Process::new(pid),
             tls: upstream.is_some(),
-            _under_test: under_test,
+            under_test,
             _upstream: upstream,
             addresses,
         })
@@ -214,6 +214,11 @@ impl Target {
         };
         let papers = self.tls.then(|| stage.papers.path());
         Connector::new(address, papers, Caller::Loader)
+    }
+
+    /// Has it end by itself, as an operator does.
+    pub(crate) async fn end(self) -> Result<()> {
+        process::end(self.under_test).await
     }
 
     /// Where it listens, if it asks for mutual TLS there.

@@ -16,8 +16,6 @@ const RECORDING: Setting = Setting {
     decisions: "file:log/decisions.jsonl",
     ..Setting::PLAIN
 };
-/// Exchanges of each caller by each protocol.
-const EXCHANGES: usize = 5;
 /// A sidecar under an instrument takes its time.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
@@ -31,16 +29,20 @@ pub(crate) struct Day {
 }
 
 impl Day {
-    /// Has a sidecar do it, run by `instrument`.
+    /// Has a sidecar do it, run by `instrument`: so many exchanges by each protocol.
     ///
     /// # Errors
     /// When a call is not answered as it should be, or the new policies are not taken up.
-    pub(crate) async fn spend(program: PathBuf, instrument: Vec<OsString>) -> Result<Self> {
+    pub(crate) async fn spend(
+        program: PathBuf,
+        instrument: Vec<OsString>,
+        exchanges: usize,
+    ) -> Result<Self> {
         let ground = Ground::lay(program, 1)?.run_by(instrument);
         let witness = Witness::start(ground.upstreams).await?;
         let sidecar = ground.start(RECORDING).await?;
         for job in Job::ALL {
-            serve(&ground, job).await?;
+            serve(&ground, job, exchanges).await?;
             refuse(&ground, job).await?;
         }
         ground.permit(1)?;
@@ -51,6 +53,11 @@ impl Day {
             _witness: witness,
             _ground: ground,
         })
+    }
+
+    /// Has the sidecar end by itself.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.sidecar.end().await
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -66,14 +73,14 @@ async fn loaded_again(ground: &Ground) -> Result<()> {
     Ok(())
 }
 
-async fn serve(ground: &Ground, job: Job) -> Result<()> {
+async fn serve(ground: &Ground, job: Job, exchanges: usize) -> Result<()> {
     let connector = ground.connector(&ground::allowed(0), job)?;
     let ask = ground::ask(job, &[b'A'; 32]);
     let opened = timeout(PATIENCE, Line::open(&connector, job, &ask)).await??;
     let Ok(mut line) = opened else {
         anyhow::bail!("{job} was refused to a caller that is allowed");
     };
-    for _ in 0..EXCHANGES {
+    for _ in 0..exchanges {
         let answer = timeout(PATIENCE, line.exchange(&ask)).await??;
         ensure!(answer == Answer::Ok, "{job} was answered {answer}");
     }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::connector::Connector;
 use crate::job::{Ask, Job};
 use crate::papers::{self, Papers};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::target;
 
 /// How long an address may be in use by what has just ended.
@@ -308,6 +308,11 @@ impl Sidecar {
     pub(crate) async fn kill(mut self) -> Result<()> {
         self.child.kill().await?;
         Ok(())
+    }
+
+    /// SIGTERM; answers when it has ended.
+    pub(crate) async fn end(self) -> Result<()> {
+        process::end(self.child).await
     }
 
     /// Whether it still runs.

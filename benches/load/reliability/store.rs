@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::ground::{self, Ground};
-use crate::process::find_program;
+use crate::process::{self, find_program};
 
 /// The programs that are looked for, in this order.
 pub(super) const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -105,10 +105,7 @@ impl Store {
     /// It accepts connections and says nothing, or goes on.
     fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the store is away")?;
-        // Not reaped yet, so that the id is its own.
-        let id = i32::try_from(child.id().context("the store has ended")?)?;
-        let id = Pid::from_raw(id).context("no id")?;
-        Ok(kill_process(id, signal)?)
+        process::signal(child, signal)
     }
 
     /// How many things are known against principals.
