@@ -44,6 +44,7 @@ const CARRIERS: [Kind; 2] = [Kind::Bare, Kind::Sidecar];
 pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     let out = &arguments.out;
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    ensure!(left(out)? == 0, "{} holds another run", out.display());
     let mut stage = Stage::counting(sidecar)?;
     stage.instrument = counting(&out.canonicalize()?);
     for kind in [Kind::Bare].into_iter().chain(layout::KINDS) {
@@ -61,8 +62,8 @@ pub(crate) async fn run(arguments: &Arguments, sidecar: PathBuf) -> Result<()> {
     let programs = layout::KINDS.len() + CARRIERS.len() + 2;
     ensure!(
         left == programs,
-        "{left} of {programs} programs left what they counted in {}: the others were not built with \
-         -Cprofile-generate, or the folder is not empty",
+        "{left} of {programs} programs left what they counted in {}: were all built with \
+         -Cprofile-generate?",
         out.display()
     );
     println!("{}: the counts of {programs} programs", out.display());

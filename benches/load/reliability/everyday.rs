@@ -1,5 +1,5 @@
 //! What a sidecar commonly does, each thing a few times: every protocol, for callers that it serves
-//! and callers that it refuses, scrapes of its metrics, and a change of its policies.
+//! and callers that it refuses, calls of its own workload, scrapes of its metrics, and a change of its policies.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ground::{self, Ground, Setting, Sidecar};
 use super::witness::{DENIED, DENIED_BYTE, Witness};
+use crate::connector::Connector;
 use crate::job::{Answer, Job, Line};
 
 const RECORDING: Setting = Setting {
@@ -45,6 +46,9 @@ impl Day {
             serve(&ground, job, exchanges).await?;
             refuse(&ground, job).await?;
         }
+        for job in [Job::Http1, Job::Http2] {
+            exchange(&ground.connector_out()?, job, exchanges).await?;
+        }
         ground.permit(1)?;
         let taken_up = timeout(PATIENCE, loaded_again(&ground)).await;
         taken_up.context("the new policies were not taken up")??;
@@ -75,8 +79,12 @@ async fn loaded_again(ground: &Ground) -> Result<()> {
 
 async fn serve(ground: &Ground, job: Job, exchanges: usize) -> Result<()> {
     let connector = ground.connector(&ground::allowed(0), job)?;
+    exchange(&connector, job, exchanges).await
+}
+
+async fn exchange(connector: &Connector, job: Job, exchanges: usize) -> Result<()> {
     let ask = ground::ask(job, &[b'A'; 32]);
-    let opened = timeout(PATIENCE, Line::open(&connector, job, &ask)).await??;
+    let opened = timeout(PATIENCE, Line::open(connector, job, &ask)).await??;
     let Ok(mut line) = opened else {
         anyhow::bail!("{job} was refused to a caller that is allowed");
     };

@@ -62,6 +62,9 @@ pub(crate) struct Ground {
     pub(crate) papers: Papers,
     pub(crate) listens: Three,
     pub(crate) upstreams: Three,
+    /// Where the workload comes to its sidecar with calls of its own: to the sidecar's own listener, so
+    /// that one process is at both ends of mutual TLS.
+    outbound: SocketAddr,
     admin: SocketAddr,
     program: PathBuf,
     /// Where the signal store is, if there is one.
@@ -78,7 +81,7 @@ impl Ground {
             papers.issue(&allowed(caller), &format!("ns/allowed/sa/{caller}"))?;
             papers.issue(&denied(caller), &format!("ns/denied/sa/{caller}"))?;
         }
-        let mut free = free_addresses(7)?.into_iter();
+        let mut free = free_addresses(8)?.into_iter();
         let mut next = || free.next().context("too few addresses");
         let mut three = || {
             Ok::<_, anyhow::Error>(Three {
@@ -92,6 +95,7 @@ impl Ground {
             papers,
             listens,
             upstreams,
+            outbound: next()?,
             admin: next()?,
             program,
             store: None,
@@ -141,6 +145,8 @@ impl Ground {
         text += "@id(\"the-allowed-call\") permit (principal in \
                  SpiffePath::\"spiffe://load.example/ns/allowed\", action in \
                  [Action::\"http:read\", Action::\"http:write\", Action::\"tcp:connect\"], resource);\n\
+                 @id(\"to-itself\") permit (principal == \
+                 Workload::\"spiffe://load.example/sa/app\", action in Action::\"http:read\", resource);\n\
                  @id(\"nobody-there\") forbid (principal, action in Action::\"http:read\", \
                  resource in Service::\"web\") when { resource.path like \"/forbidden*\" };\n";
         if self.store.is_some() {
@@ -198,6 +204,13 @@ impl Ground {
                  upstream: {{ address: \"{address}\"{more}{upstream} }}"
             );
         }
+        let _ = writeln!(
+            yaml,
+            "outbound: [{{ name: out, listen: \"{}\", destination: itself }}]\n\
+             destinations:\n  - service: itself\n    upstream: {{ address: \"{}\", \
+             tls: {{ peer: \"spiffe://load.example/sa/app\" }} }}",
+            self.outbound, listens.web
+        );
         self.papers.place("wayleave.yaml", &yaml)?;
         Ok(self.papers.path().join("wayleave.yaml"))
     }
@@ -228,6 +241,11 @@ impl Ground {
     pub(crate) fn connector(&self, caller: &str, job: Job) -> Result<Connector> {
         let tls = papers::client_named(self.papers.path(), caller)?;
         Connector::with(self.listens.of(job), "localhost", Some(tls))
+    }
+
+    /// The workload's own way out.
+    pub(crate) fn connector_out(&self) -> Result<Connector> {
+        Connector::with(self.outbound, "localhost", None)
     }
 
     /// The value of a metric, summed over its labels.
