@@ -334,7 +334,7 @@ mod tests {
             (Signal::User2, 12),
         ] {
             let mut child = shell(&format!(
-                "trap 'exit {code}' HUP INT TERM USR1 USR2; touch {}; while :; do sleep 0.05; done",
+                "trap 'exit {code}' HUP INT TERM USR1 USR2; touch {}; for _ in $(seq 600); do sleep 0.05; done",
                 ready.display()
             ));
             eventually("the trap is set", || ready.exists()).await;
@@ -350,7 +350,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready");
         let script = format!(
-            "trap 'exit 2' INT; trap 'exit 15' TERM; touch {}; while :; do sleep 0.05; done",
+            "trap 'exit 2' INT; trap 'exit 15' TERM; touch {}; for _ in $(seq 600); do sleep 0.05; done",
             ready.display()
         );
         let words = command(&["/bin/sh", "-c", &script]);
@@ -366,7 +366,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready");
         let script = format!(
-            "trap '' TERM; touch {}; while :; do sleep 0.05; done",
+            "trap '' TERM; touch {}; for _ in $(seq 600); do sleep 0.05; done",
             ready.display()
         );
         let mut child = shell(&script);
