@@ -133,7 +133,9 @@ async fn a_strict_listener_serves_no_plaintext() {
     let sidecar = setup.start().await;
     let request = Request::get("/public/a").header("host", "localhost");
     let request = request.body(Full::<Bytes>::default()).unwrap();
-    assert!(client::plain(sidecar.inbound, request).await.is_none());
+    let answer = client::plain(sidecar.inbound, request).await.unwrap();
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.json()["reason_code"], "plaintext");
     upstream.assert_untouched();
 }
 
