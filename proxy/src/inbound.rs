@@ -88,11 +88,16 @@ impl Inbound {
     /// Runs the handshake, but where this is a caller without TLS that is served, or understands why
     /// it is not.
     async fn arrive(&self, socket: TcpStream) -> Result<Arrival, HandshakeError> {
-        match (self.mode, first_byte(&socket).await) {
+        // Where nothing hangs on it, nobody looks.
+        let first = match self.mode == TlsMode::Permissive || self.speaks_http() {
+            true => first_byte(&socket).await,
+            false => None,
+        };
+        match (self.mode, first) {
             (_, Some(TLS_HANDSHAKE)) => {}
             (TlsMode::Permissive, Some(_)) => return Ok(Arrival::Plain(socket)),
             (TlsMode::Permissive, None) => return Ok(Arrival::Gone),
-            (TlsMode::Strict, Some(byte)) if self.speaks_http() && plaintext::is_http(byte) => {
+            (TlsMode::Strict, Some(byte)) if plaintext::is_http(byte) => {
                 plaintext::answer(socket).await;
                 return Ok(Arrival::Unproved);
             }
